@@ -1,0 +1,3 @@
+module container-registry-proxy
+
+go 1.26
