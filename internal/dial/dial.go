@@ -1,0 +1,65 @@
+// Package dial opens every outbound socket of the process. Its invariant: a socket is opened only towards an address
+// that was resolved once and then vetted, never towards a name that somebody resolves again. What is refused, and the
+// setting that lifts the refusal, is said by [RefusedError]. It speaks no protocol above TCP.
+package dial
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// defaultTimeout bounds one connect where the configuration says nothing.
+const defaultTimeout = 30 * time.Second
+
+// Resolver looks names up. [*net.Resolver] is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Config says what may be dialled. The zero value refuses loopback, link-local, metadata, multicast, unspecified and
+// broadcast addresses and those of this machine, and allows everything else.
+type Config struct {
+	// AllowedNetworks holds addresses that may be dialled although their kind is refused (ALLOWED_NETWORKS). Our own
+	// listeners stay refused.
+	AllowedNetworks []netip.Prefix
+	// Named reports whether the operator named the host (lower case, without port). A named host may have any address
+	// but one of our own listeners'. Nil means no host is named.
+	Named func(host string) bool
+	// Own lists our listeners, which are never dialled: a proxy that dials itself loops. An unspecified address stands
+	// for every address of this machine. Nil means none.
+	Own func() []netip.AddrPort
+	// DisableIPv6 drops IPv6 answers (DISABLE_IPV6).
+	DisableIPv6 bool
+	// Timeout bounds each connect to one address; 0 means 30 s.
+	Timeout time.Duration
+	// Resolver answers name lookups; nil means [net.DefaultResolver].
+	Resolver Resolver
+	// RefusePrivate refuses private ranges and 100.64.0.0/10 too, unless AllowedNetworks or Named says otherwise.
+	RefusePrivate bool
+	// TunnelPorts are the ports that DialTunnel may reach (TUNNEL_PORTS); the zero value is DefaultTunnelPorts.
+	TunnelPorts PortSet
+	// Interfaces lists this machine's addresses; nil means [net.InterfaceAddrs].
+	Interfaces func() ([]net.Addr, error)
+}
+
+// Dialer opens sockets. It is safe for concurrent use and holds no connections.
+type Dialer struct {
+	cfg Config
+}
+
+// New returns a dialer that obeys cfg.
+func New(cfg Config) *Dialer { return &Dialer{cfg: cfg} }
+
+// DialContext connects to address, a "host:port", over "tcp", "tcp4" or "tcp6". The connection is a [*net.TCPConn].
+// Errors match [*RefusedError] where every address is refused; any other is a *net.DNSError or a *net.OpError.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	panic("not yet")
+}
+
+// DialTunnel connects to an authority that a client chose, as in CONNECT: DialContext, and only to TunnelPorts, and not
+// to the ports of cluster control planes on private addresses unless TUNNEL_PORTS lists them one by one.
+func (d *Dialer) DialTunnel(ctx context.Context, authority string) (net.Conn, error) {
+	panic("not yet")
+}
