@@ -1,0 +1,174 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"container-registry-proxy/internal/store"
+)
+
+// Reader is one caller's view of a fill. Its methods are not for concurrent use; Close must be called.
+type Reader struct {
+	ctx  context.Context
+	fill *fill
+	src  Source
+	open []io.Closer // deliveries of its own, where the fill could not go on
+}
+
+// Size is the size of the blob in bytes, -1 while it is not known.
+func (r *Reader) Size() int64 { return r.fill.total() }
+
+// Verified reports whether the bytes have been found to be the digest's.
+func (r *Reader) Verified() bool {
+	r.fill.mu.Lock()
+	defer r.fill.mu.Unlock()
+	return r.fill.verified
+}
+
+// Await waits until the blob is verified, and returns why it never will be.
+func (r *Reader) Await() error {
+	x := r.fill
+	if err := x.wait(r.ctx, func() bool { return x.verified || x.ended }); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.err
+}
+
+// Range returns a reader of the bytes from start up to end; an end of -1 means all that follow. Where the range takes
+// in the last byte, its last 64 KiB are withheld until the blob is verified. Its Read returns an error, never io.EOF,
+// where the bytes turn out to be wrong.
+func (r *Reader) Range(start, end int64) io.Reader {
+	return &section{reader: r, start: start, at: start, end: end}
+}
+
+// Close ends the caller's use of the fill, which goes on without it.
+func (r *Reader) Close() error {
+	for _, c := range r.open {
+		_ = c.Close()
+	}
+	r.fill.leave()
+	return nil
+}
+
+// section reads a run of bytes of a fill in progress.
+type section struct {
+	reader *Reader
+	start  int64
+	at     int64
+	end    int64     // -1: the end of the blob
+	own    io.Reader // where the file failed: the rest, from the caller's own source
+}
+
+func (s *section) Read(p []byte) (int, error) {
+	if s.own != nil {
+		return s.own.Read(p)
+	}
+	limit, err := s.await()
+	switch {
+	case errors.Is(err, store.ErrNoSpace):
+		if s.own, err = s.reader.bypass(s.start, s.at, s.end); err != nil {
+			return 0, err
+		}
+		return s.own.Read(p)
+	case err != nil:
+		return 0, err
+	case limit == s.at:
+		return 0, io.EOF
+	}
+	n, err := s.reader.fill.file.ReadAt(p[:min(int64(len(p)), limit-s.at)], s.at)
+	s.at += int64(n)
+	if n > 0 || err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// await blocks until bytes at s.at may be given out and returns up to where. At the end of the section it returns s.at.
+func (s *section) await() (limit int64, err error) {
+	x := s.reader.fill
+	done := false
+	werr := x.wait(s.reader.ctx, func() bool {
+		end := s.end
+		if end < 0 || (x.size >= 0 && end > x.size) {
+			end = x.size // still -1 where the size is unknown
+		}
+		limit = x.released(s.at, end)
+		done = s.at == end
+		return done || limit > s.at || x.ended
+	})
+	if werr != nil {
+		return 0, werr
+	}
+	if done {
+		return s.at, nil
+	}
+	if limit > s.at {
+		return limit, nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.err == nil {
+		return 0, fmt.Errorf("fill %s: ended at byte %d", x.digest, s.at)
+	}
+	return 0, fmt.Errorf("fill %s: %w", x.digest, x.err)
+}
+
+// released is up to where a reader at off may read in a section that ends at end (-1: unknown). It is called under mu.
+func (x *fill) released(off, end int64) int64 {
+	there := x.have.end(off)
+	if x.verified {
+		there = x.size
+	}
+	if end >= 0 {
+		there = min(there, end)
+	}
+	switch {
+	case x.verified, end >= 0 && end < x.size:
+		return there
+	case end < 0: // the end is not known: what was received last may be the last there is
+		return max(off, there-Withheld)
+	}
+	return max(off, min(there, x.size-Withheld))
+}
+
+// bypass goes on without the file: the rest comes from the caller's own source, verified on its way. The section began
+// at start and has given out the bytes up to at.
+func (r *Reader) bypass(start, at, end int64) (io.Reader, error) {
+	size := r.fill.total()
+	whole := end < 0 || end == size
+	from := at
+	verifier := store.NewVerifier(r.fill.digest)
+	if whole {
+		// What is in the file need not be asked for again, but must be hashed again.
+		from = r.hashStaged(verifier, at)
+	}
+	delivery, err := r.src.Fetch(r.ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	r.open = append(r.open, delivery.Body)
+	if delivery.Start > from {
+		return nil, fmt.Errorf("asked for byte %d, got byte %d", from, delivery.Start)
+	}
+	if !whole {
+		if _, err := io.CopyN(io.Discard, delivery.Body, at-delivery.Start); err != nil {
+			return nil, err
+		}
+		return io.LimitReader(delivery.Body, end-at), nil
+	}
+	if _, err := io.CopyN(io.Discard, delivery.Body, from-delivery.Start); err != nil {
+		return nil, err
+	}
+	return withhold(delivery.Body, verifier, at), nil
+}
+
+// hashStaged feeds the verifier the staged bytes before at and returns how far it came.
+func (r *Reader) hashStaged(verifier *store.Verifier, at int64) int64 {
+	n := min(at, r.fill.frontier())
+	_, _ = io.Copy(verifier, io.NewSectionReader(r.fill.file, 0, n))
+	return verifier.Size()
+}
