@@ -5,8 +5,11 @@ package dial
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -46,20 +49,77 @@ type Config struct {
 
 // Dialer opens sockets. It is safe for concurrent use and holds no connections.
 type Dialer struct {
-	cfg Config
+	cfg  Config
+	mine interfaces
+	// connect opens one socket to a vetted address.
+	connect func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
 }
 
 // New returns a dialer that obeys cfg.
-func New(cfg Config) *Dialer { return &Dialer{cfg: cfg} }
+func New(cfg Config) *Dialer {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.Resolver == nil {
+		cfg.Resolver = net.DefaultResolver
+	}
+	if cfg.Interfaces == nil {
+		cfg.Interfaces = net.InterfaceAddrs
+	}
+	if len(cfg.TunnelPorts.ranges) == 0 {
+		cfg.TunnelPorts = defaultTunnelPorts()
+	}
+	socket := net.Dialer{Timeout: cfg.Timeout}
+	return &Dialer{
+		cfg:  cfg,
+		mine: interfaces{list: cfg.Interfaces},
+		connect: func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+			return socket.DialContext(ctx, network, addr.String())
+		},
+	}
+}
 
 // DialContext connects to address, a "host:port", over "tcp", "tcp4" or "tcp6". The connection is a [*net.TCPConn].
 // Errors match [*RefusedError] where every address is refused; any other is a *net.DNSError or a *net.OpError.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	panic("not yet")
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	t, err := parseTarget(address)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := d.vetted(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return d.race(ctx, network, addrs)
 }
 
 // DialTunnel connects to an authority that a client chose, as in CONNECT: DialContext, and only to TunnelPorts, and not
 // to the ports of cluster control planes on private addresses unless TUNNEL_PORTS lists them one by one.
 func (d *Dialer) DialTunnel(ctx context.Context, authority string) (net.Conn, error) {
-	panic("not yet")
+	t, err := parseTarget(authority)
+	if err != nil {
+		return nil, err
+	}
+	if !d.cfg.TunnelPorts.Contains(t.port) {
+		return nil, &RefusedError{Address: quote(authority), Reason: "port " + strconv.Itoa(int(t.port)), Setting: "TUNNEL_PORTS"}
+	}
+	addrs, err := d.vetted(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if controlPorts[t.port] && !d.cfg.TunnelPorts.Lists(t.port) {
+		addrs = slices.DeleteFunc(addrs, func(a netip.AddrPort) bool { return classify(a.Addr()) != public })
+		if len(addrs) == 0 {
+			return nil, &RefusedError{Address: quote(authority), Reason: fmt.Sprintf("port %d of a private address", t.port), Setting: fmt.Sprintf("%d in TUNNEL_PORTS", t.port)}
+		}
+	}
+	return d.race(ctx, "tcp", addrs)
 }
+
+// controlPorts are those of etcd, Redis, the Kubernetes API server and the kubelet, which trust their network too much.
+var controlPorts = map[uint16]bool{2379: true, 2380: true, 6379: true, 6443: true, 10250: true, 10255: true}

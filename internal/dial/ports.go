@@ -37,6 +37,11 @@ func ParsePortSet(s string) (PortSet, error) {
 	return set, nil
 }
 
+// defaultTunnelPorts is DefaultTunnelPorts, parsed.
+func defaultTunnelPorts() PortSet {
+	return PortSet{ranges: []portRange{{443, 443}, {80, 80}, {1024, 65535}}}
+}
+
 // Contains reports whether port is in the set.
 func (p PortSet) Contains(port uint16) bool {
 	for _, r := range p.ranges {
