@@ -46,6 +46,8 @@ type Delivery struct {
 type Config struct {
 	Store store.Store
 	Log   *slog.Logger
+	// Verified, if not nil, is told which source's bytes have been found to be the digest's.
+	Verified func(d oci.Digest, src Source)
 	// Retries is how often a broken download is taken up again without a single new byte before it fails; 0 means 5.
 	Retries int
 	// Backoff is the pause before the first such try, doubled for each further one; 0 means 200 ms.
@@ -99,7 +101,7 @@ func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source) (r *Reader, 
 			x.leave()
 			return nil, started, err
 		}
-		return &Reader{ctx: ctx, fill: x, src: src}, started, nil
+		return &Reader{ctx: ctx, fill: x, pass: Passage{ctx: ctx, digest: d, src: src}}, started, nil
 	}
 }
 
@@ -183,6 +185,9 @@ func (f *Fills) make(x *fill) error {
 		return result.err
 	}
 	x.verify()
+	if f.cfg.Verified != nil {
+		f.cfg.Verified(x.digest, src)
+	}
 	if err := stage.Commit(context.WithoutCancel(f.ctx), result.proof); err != nil {
 		f.cfg.Log.Warn("blob is served but not kept", "digest", x.digest, "err", err)
 	}

@@ -24,7 +24,7 @@ type staged interface {
 type fill struct {
 	digest oci.Digest
 
-	mu       sync.Mutex // guards the fields that follow; never held across I/O
+	mu       sync.Mutex    // guards the fields that follow; never held across I/O
 	changed  chan struct{} // closed at the next change that somebody waits for
 	awaited  bool          // somebody waits on changed
 	waiters  []*waiter

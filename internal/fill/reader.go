@@ -13,8 +13,7 @@ import (
 type Reader struct {
 	ctx  context.Context
 	fill *fill
-	src  Source
-	open []io.Closer // deliveries of its own, where the fill could not go on
+	pass Passage // where the file fails
 }
 
 // Size is the size of the blob in bytes, -1 while it is not known.
@@ -42,22 +41,18 @@ func (r *Reader) Await() error {
 // in the last byte, its last 64 KiB are withheld until the blob is verified. Its Read returns an error, never io.EOF,
 // where the bytes turn out to be wrong.
 func (r *Reader) Range(start, end int64) io.Reader {
-	return &section{reader: r, start: start, at: start, end: end}
+	return &section{reader: r, at: start, end: end}
 }
 
 // Close ends the caller's use of the fill, which goes on without it.
 func (r *Reader) Close() error {
-	for _, c := range r.open {
-		_ = c.Close()
-	}
 	r.fill.leave()
-	return nil
+	return r.pass.Close()
 }
 
 // section reads a run of bytes of a fill in progress.
 type section struct {
 	reader *Reader
-	start  int64
 	at     int64
 	end    int64     // -1: the end of the blob
 	own    io.Reader // where the file failed: the rest, from the caller's own source
@@ -70,7 +65,7 @@ func (s *section) Read(p []byte) (int, error) {
 	limit, err := s.await()
 	switch {
 	case errors.Is(err, store.ErrNoSpace):
-		if s.own, err = s.reader.bypass(s.start, s.at, s.end); err != nil {
+		if s.own, err = s.reader.bypass(s.at, s.end); err != nil {
 			return 0, err
 		}
 		return s.own.Read(p)
@@ -135,40 +130,14 @@ func (x *fill) released(off, end int64) int64 {
 	return max(off, min(there, x.size-Withheld))
 }
 
-// bypass goes on without the file: the rest comes from the caller's own source, verified on its way. The section began
-// at start and has given out the bytes up to at.
-func (r *Reader) bypass(start, at, end int64) (io.Reader, error) {
+// bypass goes on without the file: the rest comes from the caller's own source, verified on its way. What is in the
+// file need not be asked for again, but must be hashed again. The section has given out the bytes up to at.
+func (r *Reader) bypass(at, end int64) (io.Reader, error) {
 	size := r.fill.total()
-	whole := end < 0 || end == size
-	from := at
+	if end >= 0 && end != size {
+		return r.pass.part(at, end)
+	}
 	verifier := store.NewVerifier(r.fill.digest)
-	if whole {
-		// What is in the file need not be asked for again, but must be hashed again.
-		from = r.hashStaged(verifier, at)
-	}
-	delivery, err := r.src.Fetch(r.ctx, from)
-	if err != nil {
-		return nil, err
-	}
-	r.open = append(r.open, delivery.Body)
-	if delivery.Start > from {
-		return nil, fmt.Errorf("asked for byte %d, got byte %d", from, delivery.Start)
-	}
-	if !whole {
-		if _, err := io.CopyN(io.Discard, delivery.Body, at-delivery.Start); err != nil {
-			return nil, err
-		}
-		return io.LimitReader(delivery.Body, end-at), nil
-	}
-	if _, err := io.CopyN(io.Discard, delivery.Body, from-delivery.Start); err != nil {
-		return nil, err
-	}
-	return withhold(delivery.Body, verifier, at), nil
-}
-
-// hashStaged feeds the verifier the staged bytes before at and returns how far it came.
-func (r *Reader) hashStaged(verifier *store.Verifier, at int64) int64 {
-	n := min(at, r.fill.frontier())
-	_, _ = io.Copy(verifier, io.NewSectionReader(r.fill.file, 0, n))
-	return verifier.Size()
+	_, _ = io.Copy(verifier, io.NewSectionReader(r.fill.file, 0, min(at, r.fill.frontier())))
+	return r.pass.rest(verifier, at)
 }

@@ -3,19 +3,12 @@ package fill
 import (
 	"io"
 
-	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/store"
 )
 
-// Withhold returns a reader of body, the whole of the blob d, that keeps the last 64 KiB back until they are known to
-// be the end of d. If they are not, Read returns a [*store.DigestError] instead. It is for bytes that pass through
-// without being kept.
-func Withhold(body io.Reader, d oci.Digest) io.Reader {
-	return withhold(body, store.NewVerifier(d), 0)
-}
-
-// withhold is Withhold for a body that goes on where the verifier stands, of which the reader wants what follows from
-// on.
+// withhold returns a reader that keeps the last 64 KiB of a blob back until they are known to be its end; if they are
+// not, Read returns a [*store.DigestError] instead. The body goes on where the verifier stands; the reader gets the
+// blob's bytes from offset from on.
 func withhold(body io.Reader, verifier *store.Verifier, from int64) io.Reader {
 	return &withheld{body: body, verifier: verifier, skip: from - verifier.Size(), kept: make([]byte, 0, 2*Withheld)}
 }

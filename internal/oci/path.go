@@ -150,3 +150,27 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	}
 	return s[:i], s[i+len(sep):], true
 }
+
+// String is the path in its one spelling.
+func (p Path) String() string {
+	switch p.Kind {
+	case KindPing:
+		return "/v2/"
+	case KindCatalog:
+		return "/v2/_catalog"
+	case KindTags:
+		return "/v2/" + p.Repository + "/tags/list"
+	case KindUpload:
+		return "/v2/" + p.Repository + "/blobs/uploads/" + p.Session
+	}
+	infix := map[Kind]string{KindBlob: "/blobs/", KindManifest: "/manifests/", KindReferrers: "/referrers/"}[p.Kind]
+	return "/v2/" + p.Repository + infix + p.Reference()
+}
+
+// Reference is the digest or the tag that a manifest, blob or referrers path ends in.
+func (p Path) Reference() string {
+	if p.Digest != "" {
+		return string(p.Digest)
+	}
+	return p.Tag
+}

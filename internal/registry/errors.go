@@ -1,0 +1,133 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"container-registry-proxy/internal/accesslog"
+	"container-registry-proxy/internal/dial"
+	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/store"
+	"container-registry-proxy/internal/upstream"
+)
+
+// statusClientGone is recorded, never sent, for a client that left before it was answered.
+const statusClientGone = 499
+
+// writeError turns an error into a response. Errors of our own making have their code; a registry's refusal is passed
+// on in its own words; anything else is a 502 whose text names no internals.
+func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) {
+	rec := accesslog.From(r.Context())
+	rec.Err = err.Error()
+	var cut *errCut
+	if errors.As(err, &cut) {
+		var gone clientGone
+		if errors.As(err, &gone) {
+			rec.Status = statusClientGone
+		}
+		panic(http.ErrAbortHandler) // the head is out: only the connection can still say that the body is not whole
+	}
+	if r.Context().Err() != nil {
+		rec.Status = statusClientGone
+		return
+	}
+	var refusal *upstream.Refusal
+	if errors.As(err, &refusal) {
+		writeRefusal(w, r, refusal)
+		return
+	}
+	writeWireError(w, r, wireError(err, rec.RequestID))
+}
+
+func writeWireError(w http.ResponseWriter, r *http.Request, e *oci.Error) {
+	body := e.Body()
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header().Del("Etag")
+	w.Header().Del("Docker-Content-Digest")
+	w.WriteHeader(e.Status())
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // the client may have left; there is nothing more to say
+	}
+}
+
+// wireError finds the words for an error.
+func wireError(err error, requestID string) *oci.Error {
+	var wire *oci.Error
+	var unreachable *upstream.UnreachableError
+	var refused *dial.RefusedError
+	var mismatch *store.DigestError
+	switch {
+	case errors.As(err, &wire):
+		return wire
+	case errors.As(err, &refused):
+		return &oci.Error{Code: oci.CodeDenied, Message: refused.Error()}
+	case errors.As(err, &mismatch):
+		return &oci.Error{Code: oci.CodeUnknown, Message: "upstream sent bytes that are not " + string(mismatch.Want) + ": nothing was kept, try again"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &oci.Error{Code: oci.CodeUnavailable, HTTPStatus: http.StatusGatewayTimeout, Message: "upstream did not answer in time"}
+	case errors.As(err, &unreachable):
+		return &oci.Error{Code: oci.CodeUnavailable, Message: unreachable.Error()}
+	}
+	return &oci.Error{Code: oci.CodeUnknown, Message: "upstream could not be used; the proxy's log has the reason under request " + requestID}
+}
+
+// passedHeaders are the headers of a refusal that mean something to a client.
+var passedHeaders = []string{
+	"Www-Authenticate", "Retry-After", "Warning", "Docker-Distribution-Api-Version",
+	"Ratelimit-Limit", "Ratelimit-Remaining", "Docker-Ratelimit-Source",
+}
+
+// writeRefusal passes a registry's refusal on: its status, what a client can act on, and its error document. A body
+// that is no OCI error document is replaced by one, which is what clients can read.
+func writeRefusal(w http.ResponseWriter, r *http.Request, refusal *upstream.Refusal) {
+	for _, name := range passedHeaders {
+		if values := refusal.Header.Values(name); len(values) > 0 {
+			w.Header()[name] = values
+		}
+	}
+	body := refusal.Body
+	if !isErrorDocument(body) {
+		writeWireError(w, r, &oci.Error{
+			Code: codeFor(refusal.Status), HTTPStatus: refusal.Status,
+			Message: "upstream answered " + strconv.Itoa(refusal.Status) + " " + http.StatusText(refusal.Status),
+		})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(refusal.Status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // as above
+	}
+}
+
+func isErrorDocument(body []byte) bool {
+	var doc struct {
+		Errors []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	return json.Unmarshal(bytes.TrimSpace(body), &doc) == nil && len(doc.Errors) > 0 && doc.Errors[0].Code != ""
+}
+
+func codeFor(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return oci.CodeUnauthorized
+	case http.StatusForbidden:
+		return oci.CodeDenied
+	case http.StatusNotFound:
+		return oci.CodeNameUnknown
+	case http.StatusTooManyRequests:
+		return oci.CodeTooManyRequests
+	}
+	if status >= 500 {
+		return oci.CodeUnavailable
+	}
+	return oci.CodeUnknown
+}
