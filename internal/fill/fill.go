@@ -95,7 +95,7 @@ func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source) (r *Reader, 
 		}
 		err := x.wait(ctx, func() bool { return x.ready || w.err != nil })
 		if err == nil {
-			err = w.err
+			err = x.verdict(w)
 		}
 		if err != nil {
 			x.leave()

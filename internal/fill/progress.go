@@ -62,6 +62,13 @@ func (x *fill) enlist(src Source) *waiter {
 	return w
 }
 
+// verdict is why a waiter's source failed, if it did.
+func (x *fill) verdict(w *waiter) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return w.err
+}
+
 // wait blocks until cond, which is evaluated under mu, holds.
 func (x *fill) wait(ctx context.Context, cond func() bool) error {
 	x.mu.Lock()

@@ -1,0 +1,553 @@
+package fill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/store"
+)
+
+// memStore is a store in memory, with a limit and a switch that makes writes fail.
+type memStore struct {
+	mu     sync.Mutex
+	blobs  map[oci.Digest][]byte
+	staged map[oci.Digest]*memStage
+	limit  int64
+	failAt int64 // a write that reaches this offset fails; 0 means none
+}
+
+func newMemStore() *memStore {
+	return &memStore{blobs: map[oci.Digest][]byte{}, staged: map[oci.Digest]*memStage{}, limit: 1 << 40}
+}
+
+type memBlob struct{ *bytes.Reader }
+
+func (memBlob) Close() error { return nil }
+
+func (m *memStore) Open(d oci.Digest) (store.Blob, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, ok := m.blobs[d]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return memBlob{bytes.NewReader(b)}, nil
+}
+
+func (m *memStore) Stage(d oci.Digest, size int64) (store.Stage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if size > m.limit {
+		return nil, store.ErrNoSpace
+	}
+	if s, ok := m.staged[d]; ok {
+		return s, nil
+	}
+	s := &memStage{store: m, digest: d}
+	m.staged[d] = s
+	return s, nil
+}
+
+func (m *memStore) holds(d oci.Digest) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.blobs[d]
+}
+
+func (m *memStore) Remove(d oci.Digest) error { return nil }
+func (m *memStore) Usage() store.Usage        { return store.Usage{} }
+
+type memStage struct {
+	store  *memStore
+	digest oci.Digest
+	mu     sync.Mutex
+	data   []byte
+}
+
+func (s *memStage) WriteAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.store.failAt > 0 && off+int64(len(p)) >= s.store.failAt {
+		return 0, errors.New("injected: no space left on device")
+	}
+	if need := off + int64(len(p)); int64(len(s.data)) < need {
+		s.data = append(s.data, make([]byte, need-int64(len(s.data)))...)
+	}
+	return copy(s.data[off:], p), nil
+}
+
+func (s *memStage) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.NewReader(s.data).ReadAt(p, off)
+}
+
+func (s *memStage) Staged() []store.Extent {
+	if len(s.data) == 0 {
+		return nil
+	}
+	return []store.Extent{{Start: 0, End: int64(len(s.data))}}
+}
+
+func (s *memStage) Commit(_ context.Context, proof store.Proof) error {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	if proof.Digest() != s.digest || proof.Size() != int64(len(s.data)) {
+		return fmt.Errorf("proof is for %s of %d bytes", proof.Digest(), proof.Size())
+	}
+	s.store.blobs[s.digest] = s.data
+	delete(s.store.staged, s.digest)
+	return nil
+}
+
+func (s *memStage) Close() error { return nil }
+
+func (s *memStage) Discard() error {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	delete(s.store.staged, s.digest)
+	return nil
+}
+
+// origin is a source with faults. It counts what leaves it.
+type origin struct {
+	name string
+	blob []byte
+	pace time.Duration // per 32 KiB
+	// cut ends a body after that many bytes, the first cuts times.
+	cut, cuts    int
+	ignoreRanges bool
+	hideSize     bool
+	err          error
+
+	mu      sync.Mutex
+	fetches []int64 // the starts
+	sent    int64
+}
+
+func (o *origin) Key() string { return o.name }
+
+func (o *origin) Fetch(ctx context.Context, start int64) (*Delivery, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fetches = append(o.fetches, start)
+	if o.err != nil {
+		return nil, o.err
+	}
+	if o.ignoreRanges {
+		start = 0
+	}
+	rest := o.blob[start:]
+	b := &body{origin: o, ctx: ctx, rest: rest, end: io.EOF}
+	if o.cuts > 0 {
+		o.cuts--
+		b.rest, b.end = rest[:min(o.cut, len(rest))], errors.New("connection reset by peer")
+	}
+	size := int64(len(o.blob))
+	if o.hideSize {
+		size = -1
+	}
+	return &Delivery{Body: b, Start: start, Size: size}, nil
+}
+
+func (o *origin) seen() (fetches int, sent int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.fetches), o.sent
+}
+
+type body struct {
+	origin *origin
+	ctx    context.Context
+	rest   []byte
+	end    error
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if len(b.rest) == 0 {
+		return 0, b.end
+	}
+	select {
+	case <-time.After(b.origin.pace):
+	case <-b.ctx.Done():
+		return 0, context.Cause(b.ctx)
+	}
+	n := copy(p[:min(len(p), 32<<10)], b.rest)
+	b.rest = b.rest[n:]
+	b.origin.mu.Lock()
+	b.origin.sent += int64(n)
+	b.origin.mu.Unlock()
+	return n, nil
+}
+
+func (b *body) Close() error { return nil }
+
+func randomBlob(size int) ([]byte, oci.Digest) {
+	b := make([]byte, size)
+	r := rand.NewChaCha8([32]byte{byte(size), byte(size >> 8), byte(size >> 16)})
+	_, _ = r.Read(b)
+	return b, oci.FromBytes(b)
+}
+
+func read(ctx context.Context, f *Fills, d oci.Digest, src Source, start, end int64) ([]byte, error) {
+	r, _, err := f.Join(ctx, d, src)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r.Range(start, end))
+}
+
+func TestManyReadersCostOneDownload(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(4 << 20)
+		o := &origin{name: "a", blob: blob, pace: 10 * time.Millisecond}
+		s := newMemStore()
+		f := New(Config{Store: s})
+		var wg sync.WaitGroup
+		for i := range 32 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 20 * time.Millisecond)
+				got, err := read(t.Context(), f, d, o, 0, -1)
+				if err != nil || !bytes.Equal(got, blob) {
+					t.Errorf("reader %d: %d bytes, %v", i, len(got), err)
+				}
+			})
+		}
+		wg.Wait()
+		f.Close()
+		if fetches, sent := o.seen(); fetches != 1 || sent != int64(len(blob)) {
+			t.Errorf("upstream saw %d GETs and sent %d bytes, want one of %d", fetches, sent, len(blob))
+		}
+		if !bytes.Equal(s.holds(d), blob) {
+			t.Error("the blob is not in the store")
+		}
+	})
+}
+
+func TestFollowersDoNotWaitForTheLeadersEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(1 << 20)
+		o := &origin{name: "a", blob: blob, pace: time.Second} // 32 s in all
+		f := New(Config{Store: newMemStore()})
+		defer f.Close()
+		leader, _, err := f.Join(t.Context(), d, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leader.Close()
+		time.Sleep(5 * time.Second)
+		begin := time.Now()
+		follower, led, err := f.Join(t.Context(), d, o)
+		if err != nil || led {
+			t.Fatalf("second Join: leader %t, %v", led, err)
+		}
+		defer follower.Close()
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(follower.Range(0, -1), first); err != nil || first[0] != blob[0] {
+			t.Fatalf("first byte: %v", err)
+		}
+		if waited := time.Since(begin); waited > 0 {
+			t.Errorf("the follower's first byte came after %v", waited)
+		}
+	})
+}
+
+func TestALeaderThatLeavesTakesNothingWithIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(1 << 20)
+		o := &origin{name: "a", blob: blob, pace: time.Second}
+		s := newMemStore()
+		f := New(Config{Store: s})
+		ctx, leave := context.WithCancel(t.Context())
+		go func() {
+			time.Sleep(3 * time.Second)
+			leave()
+		}()
+		if _, err := read(ctx, f, d, o, 0, -1); !errors.Is(err, context.Canceled) {
+			t.Errorf("the leader that left: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if fetches, _ := o.seen(); !bytes.Equal(s.holds(d), blob) || fetches != 1 {
+			t.Errorf("the fill did not finish: %d GETs", fetches)
+		}
+		f.Close()
+	})
+}
+
+func TestABrokenDownloadGoesOnWhereItStopped(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]*origin{
+		"resets":                   {cut: 300_000, cuts: 4},
+		"resets, size not named":   {cut: 300_000, cuts: 4, hideSize: true},
+		"resets, ranges ignored":   {cut: 900_000, cuts: 3, ignoreRanges: true},
+		"dead at the first byte":   {cut: 0, cuts: 5},
+		"a byte before the end":    {cut: 1<<20 - 1, cuts: 1},
+		"all there but the ending": {cut: 1 << 20, cuts: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				blob, d := randomBlob(1 << 20)
+				o.name, o.blob = "a", blob
+				s := newMemStore()
+				f := New(Config{Store: s})
+				got, err := read(t.Context(), f, d, o, 0, -1)
+				if err != nil || !bytes.Equal(got, blob) {
+					t.Errorf("read %d bytes, %v", len(got), err)
+				}
+				f.Close()
+				if _, sent := o.seen(); !o.ignoreRanges && sent != int64(len(blob)) {
+					t.Errorf("%d bytes left upstream, want %d, each once", sent, len(blob))
+				}
+				if !bytes.Equal(s.holds(d), blob) {
+					t.Error("the blob is not in the store")
+				}
+			})
+		})
+	}
+}
+
+func TestADeadUpstreamFailsInBoundedTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(1 << 20)
+		o := &origin{name: "a", blob: blob, cut: 0, cuts: 1 << 30}
+		f := New(Config{Store: newMemStore()})
+		defer f.Close()
+		if got, err := read(t.Context(), f, d, o, 0, -1); err == nil || len(got) != 0 {
+			t.Errorf("read %d bytes, %v", len(got), err)
+		}
+		if fetches, _ := o.seen(); fetches > 10 {
+			t.Errorf("%d tries", fetches)
+		}
+	})
+}
+
+func TestAFillSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(1 << 20)
+		o := &origin{name: "a", blob: blob, pace: time.Second}
+		s := newMemStore()
+		before := New(Config{Store: s})
+		go func() { _, _ = read(t.Context(), before, d, o, 0, -1) }()
+		time.Sleep(10500 * time.Millisecond)
+		before.Close()
+		_, sent := o.seen()
+		after := New(Config{Store: s})
+		got, err := read(t.Context(), after, d, o, 0, -1)
+		after.Close()
+		if err != nil || !bytes.Equal(got, blob) {
+			t.Errorf("after the restart: %d bytes, %v", len(got), err)
+		}
+		if _, all := o.seen(); sent == 0 || all > int64(len(blob))+64<<10 {
+			t.Errorf("%d bytes left upstream before the restart, %d in all, want about %d", sent, all, len(blob))
+		}
+	})
+}
+
+func TestWrongBytesAreNeverComplete(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 1000, Withheld, Withheld + 1, 1 << 20} {
+		for _, bad := range []int{0, size / 2, size - 1} {
+			for _, hide := range []bool{false, true} {
+				synctest.Test(t, func(t *testing.T) {
+					blob, d := randomBlob(size)
+					wrong := bytes.Clone(blob)
+					wrong[bad] ^= 1
+					o := &origin{name: "a", blob: wrong, hideSize: hide}
+					s := newMemStore()
+					f := New(Config{Store: s})
+					got, err := read(t.Context(), f, d, o, 0, -1)
+					var mismatch *store.DigestError
+					if !errors.As(err, &mismatch) || len(got) > max(0, size-Withheld) {
+						t.Errorf("size %d, byte %d wrong: %d bytes and %v", size, bad, len(got), err)
+					}
+					f.Close()
+					o.blob = blob
+					f = New(Config{Store: s})
+					if got, err := read(t.Context(), f, d, o, 0, -1); err != nil || !bytes.Equal(got, blob) {
+						t.Errorf("size %d: the next request got %d bytes, %v", size, len(got), err)
+					}
+					f.Close()
+					if !bytes.Equal(s.holds(d), blob) {
+						t.Errorf("size %d: the store has %d bytes", size, len(s.holds(d)))
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestRangesOfAFillInProgress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(1 << 20)
+		wrong := bytes.Clone(blob)
+		wrong[10] ^= 1
+		for _, tc := range []struct {
+			start, end int64
+			complete   bool // although the blob turns out wrong
+		}{{0, 2, true}, {500_000, 600_000, true}, {1<<20 - 10, 1<<20 - 1, true}, {1<<20 - 10, 1 << 20, false}, {0, 1 << 20, false}, {1 << 19, -1, false}} {
+			f := New(Config{Store: newMemStore()})
+			got, err := read(t.Context(), f, d, &origin{name: "a", blob: wrong, pace: time.Second}, tc.start, tc.end)
+			if (err == nil) != tc.complete {
+				t.Errorf("range %d-%d of a wrong blob: %d bytes, %v", tc.start, tc.end, len(got), err)
+			}
+			f.Close()
+			f = New(Config{Store: newMemStore()})
+			got, err = read(t.Context(), f, d, &origin{name: "a", blob: blob, pace: time.Second}, tc.start, tc.end)
+			want := blob[tc.start:]
+			if tc.end >= 0 {
+				want = blob[tc.start:tc.end]
+			}
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("range %d-%d: %d bytes, %v", tc.start, tc.end, len(got), err)
+			}
+			f.Close()
+		}
+	})
+}
+
+func TestTheNextWaitersCredentialsAreTried(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(100_000)
+		denied := errors.New("401")
+		f := New(Config{Store: newMemStore()})
+		defer f.Close()
+		slow := &slowRefusal{origin{name: "bad", err: denied}}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if got, err := read(t.Context(), f, d, slow, 0, -1); !errors.Is(err, denied) || len(got) != 0 {
+					t.Errorf("a caller without rights got %d bytes, %v", len(got), err)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		good := &origin{name: "good", blob: blob}
+		if got, err := read(t.Context(), f, d, good, 0, -1); err != nil || !bytes.Equal(got, blob) {
+			t.Errorf("the caller with rights got %d bytes, %v", len(got), err)
+		}
+		wg.Wait()
+		if fetches, _ := slow.seen(); fetches != 1 {
+			t.Errorf("the bad credentials were tried %d times, want once in the name of all", fetches)
+		}
+	})
+}
+
+// slowRefusal takes a while to say no, so that others gather behind it.
+type slowRefusal struct{ origin }
+
+func (s *slowRefusal) Fetch(ctx context.Context, start int64) (*Delivery, error) {
+	time.Sleep(5 * time.Second)
+	return s.origin.Fetch(ctx, start)
+}
+
+func TestAFullStoreFailsNoRead(t *testing.T) {
+	t.Parallel()
+	blob, d := randomBlob(1 << 20)
+	t.Run("from the beginning", func(t *testing.T) {
+		t.Parallel()
+		s := newMemStore()
+		s.limit = 1000
+		f := New(Config{Store: s})
+		defer f.Close()
+		if _, err := read(t.Context(), f, d, &origin{name: "a", blob: blob}, 0, -1); !errors.Is(err, store.ErrNoSpace) {
+			t.Errorf("Join: %v, want an error that matches ErrNoSpace", err)
+		}
+	})
+	for _, tc := range []struct{ start, end int64 }{{0, -1}, {0, 1 << 20}, {800_000, -1}, {100, 900_000}} {
+		t.Run(fmt.Sprintf("in the middle, range %d-%d", tc.start, tc.end), func(t *testing.T) {
+			t.Parallel()
+			s := newMemStore()
+			s.failAt = 500_000
+			f := New(Config{Store: s})
+			defer f.Close()
+			want := blob[tc.start:]
+			if tc.end >= 0 {
+				want = blob[tc.start:tc.end]
+			}
+			got, err := read(t.Context(), f, d, &origin{name: "a", blob: blob}, tc.start, tc.end)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			wrong := bytes.Clone(blob)
+			wrong[700_000] ^= 1
+			if tc.end != 900_000 { // a range without the last byte is not verified
+				if got, err := read(t.Context(), f, d, &origin{name: "b", blob: wrong}, tc.start, tc.end); err == nil {
+					t.Errorf("wrong bytes past a full disk: %d bytes and no error", len(got))
+				}
+			}
+		})
+	}
+}
+
+func TestPassVerifies(t *testing.T) {
+	t.Parallel()
+	blob, d := randomBlob(1 << 20)
+	for _, tc := range []struct{ start, end int64 }{{0, -1}, {0, 1 << 20}, {800_000, 1 << 20}, {1<<20 - 1, 1 << 20}} {
+		wrong := bytes.Clone(blob)
+		wrong[1000] ^= 1
+		for _, o := range []*origin{{name: "good", blob: blob}, {name: "bad", blob: wrong}} {
+			p, err := Pass(t.Context(), d, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(p.Range(tc.start, tc.end))
+			if o.name == "good" && (err != nil || !bytes.Equal(got, blob[tc.start:])) {
+				t.Errorf("range %d-%d: %d bytes, %v", tc.start, tc.end, len(got), err)
+			}
+			if o.name == "bad" && err == nil {
+				t.Errorf("range %d-%d of wrong bytes: %d bytes and no error", tc.start, tc.end, len(got))
+			}
+			_ = p.Close()
+		}
+	}
+}
+
+func TestExtents(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		var e extents
+		var model [64]bool
+		for range 30 {
+			start := r.Int64N(64)
+			end := start + r.Int64N(64-start+1)
+			e.add(start, end)
+			for i := start; i < end; i++ {
+				model[i] = true
+			}
+			for off := range int64(64) {
+				want := off
+				for want < 64 && model[want] {
+					want++
+				}
+				if got := e.end(off); got != want {
+					t.Fatalf("after add(%d, %d): end(%d) = %d, want %d in %v", start, end, off, got, want, e)
+				}
+			}
+		}
+		for i := 1; i < len(e); i++ {
+			if e[i-1].End >= e[i].Start {
+				t.Fatalf("runs touch: %v", e)
+			}
+		}
+	}
+}
