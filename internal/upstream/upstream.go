@@ -6,21 +6,26 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream/auth"
 )
 
-// Config says how registries are reached. Only Dialer is required.
+// Config says how registries are reached. Only Dialer is required. Functions that take a host are given it in lower
+// case, without port.
 type Config struct {
-	// Dialer opens every socket.
+	// Dialer opens every socket, and bounds each connect.
 	Dialer *dial.Dialer
 	// Entries are the configured logins; see [auth.Config].
 	Entries []auth.Entry
@@ -35,7 +40,7 @@ type Config struct {
 	// ReadTimeout bounds the wait for a response's header and between two reads of its body; 0 means 60 s. There is no
 	// bound on the whole.
 	ReadTimeout time.Duration
-	// SendTimeout bounds the time between two writes of a request; 0 means 60 s.
+	// SendTimeout bounds each write of a request; 0 means 60 s.
 	SendTimeout time.Duration
 	// HandshakeTimeout bounds a TLS handshake; 0 means 10 s.
 	HandshakeTimeout time.Duration
@@ -51,42 +56,177 @@ type Config struct {
 
 // Client asks registries. It is safe for concurrent use.
 type Client struct {
-	cfg Config
+	cfg        Config
+	auth       *auth.Authorizer
+	transports *transports
+	metrics    *metrics
 }
 
 // New returns a client for cfg.
-func New(cfg Config) *Client { return &Client{cfg: cfg} }
-
-// Request is one question to a registry.
-type Request struct {
-	// Method is GET or HEAD, or any other with NoFollow or a body; it stays what it is through redirects.
-	Method   string
-	Registry oci.Registry
-	// Path is the escaped path and query, as in "/v2/library/alpine/manifests/3.20".
-	Path string
-	// Scope is the right that a token is asked for.
-	Scope auth.Scope
-	// As says with whose credentials.
-	As auth.Identity
-	// Header is sent as it is, but for Authorization, Cookie, Host and hop-by-hop fields. It is not changed.
-	Header http.Header
-	// Body is sent once: a request with a body is not repeated, follows no redirect and answers no challenge.
-	Body io.Reader
-	// ContentLength is the body's, or -1 where it is not known.
-	ContentLength int64
-	// NoFollow returns a redirect instead of following it.
-	NoFollow bool
+func New(cfg Config) *Client {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		to    *time.Duration
+		value time.Duration
+	}{{&cfg.ReadTimeout, time.Minute}, {&cfg.SendTimeout, time.Minute}, {&cfg.HandshakeTimeout, 10 * time.Second}} {
+		if *d.to <= 0 {
+			*d.to = d.value
+		}
+	}
+	c := &Client{cfg: cfg, transports: newTransports(cfg), metrics: newMetrics(cfg)}
+	c.auth = auth.New(auth.Config{
+		Entries:    cfg.Entries,
+		Named:      cfg.Named,
+		Insecure:   cfg.Insecure,
+		Transport:  tokenTransport{c.transports, false},
+		Unverified: tokenTransport{c.transports, true},
+		Observe:    func(reg oci.Registry, status int) { c.metrics.asked(reg, "token", status) },
+		Log:        cfg.Log,
+	})
+	return c
 }
+
+// Transport is the vetted transport alone, without credentials, redirects and retries, for requests that are passed
+// through. Like any [http.RoundTripper] it does what the request says. Bodies fail when no byte comes for ReadTimeout,
+// but for that of a 101, which is the connection.
+func (c *Client) Transport() http.RoundTripper { return passThrough{c.transports} }
+
+// Auth is the authorizer behind the client.
+func (c *Client) Auth() *auth.Authorizer { return c.auth }
+
+// CloseIdleConnections closes the connections that nobody is using.
+func (c *Client) CloseIdleConnections() { c.transports.closeIdle() }
 
 // Do asks, follows redirects and answers one challenge. A response that is not 2xx is a response, not an error; its
 // body, which the caller closes, fails when no byte comes for ReadTimeout. Errors match [*UnreachableError] where the
-// registry gave no answer, [*dial.RefusedError] where it, or what it redirects to, may not be dialled, or the cause of
-// ctx.
-func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) { panic("not yet") }
+// registry gave no usable answer, and [*dial.RefusedError] besides where it, or what it redirects to, may not be
+// dialled; or they match the cause of ctx.
+func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
+	first, err := req.url()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", req.Registry, err)
+	}
+	sent, err := c.auth.Authorization(ctx, req.Registry, req.Scope, req.As)
+	if err != nil {
+		return nil, c.failure(ctx, &req, first, err)
+	}
+	resp, home, err := c.follow(ctx, &req, first, sent)
+	if err != nil || !home || resp.StatusCode != http.StatusUnauthorized || !req.repeatable() {
+		return resp, err
+	}
+	fresh, err := c.auth.Answer(ctx, req.Registry, req.Scope, req.As, resp, sent)
+	if errors.Is(err, auth.ErrNoAnswer) {
+		c.cfg.Log.DebugContext(ctx, "challenge stands", "registry", string(req.Registry), "err", err)
+		return resp, nil
+	}
+	discard(resp)
+	if err != nil {
+		return nil, c.failure(ctx, &req, first, err)
+	}
+	resp, _, err = c.follow(ctx, &req, first, fresh)
+	return resp, err
+}
 
-// Transport is the vetted transport alone, without credentials, redirects and retries, for requests that are passed
-// through. Like any [http.RoundTripper] it does what the request says.
-func (c *Client) Transport() http.RoundTripper { panic("not yet") }
+// follow asks at u, and wherever that redirects to. home reports whether the answer comes from the origin of u, by no
+// other way: once a chain has left it, nothing secret is sent again, even where the chain returns.
+func (c *Client) follow(ctx context.Context, req *Request, u *url.URL, authorization secret.String) (resp *http.Response, home bool, err error) {
+	start := origin(u)
+	home = true
+	for hop := 0; ; hop++ {
+		resp, err = c.ask(ctx, req, u, home, authorization)
+		if err == nil && !home && resp.StatusCode == http.StatusUnauthorized {
+			resp, err = c.visit(ctx, req, u, resp)
+		}
+		if err != nil {
+			return nil, home, c.failure(ctx, req, u, err)
+		}
+		if req.NoFollow || !req.repeatable() || !isRedirect(resp) {
+			return resp, home, nil
+		}
+		discard(resp)
+		next, err := redirectTarget(u, resp.Header.Get("Location"))
+		if err == nil && hop == maxRedirects {
+			err = safeError("redirects too often")
+		}
+		if err != nil {
+			return nil, home, c.failure(ctx, req, u, err)
+		}
+		if origin(next) != start {
+			home, authorization = false, secret.String{}
+		}
+		u = next
+	}
+}
 
-// Auth is the authorizer behind the client.
-func (c *Client) Auth() *auth.Authorizer { panic("not yet") }
+// visit answers a challenge of a redirect's target, as nobody: vanity names redirect to registries that want an
+// anonymous token.
+func (c *Client) visit(ctx context.Context, req *Request, u *url.URL, resp *http.Response) (*http.Response, error) {
+	reg, err := registryOf(u)
+	if err != nil {
+		return resp, nil
+	}
+	header, err := c.auth.Visit(ctx, reg, resp)
+	if err != nil {
+		c.cfg.Log.DebugContext(ctx, "challenge of a redirect's target stands", "registry", string(req.Registry), "host", u.Host, "err", err)
+		return resp, nil
+	}
+	discard(resp)
+	return c.ask(ctx, req, u, false, header)
+}
+
+// ask makes one hop, again where the connection breaks before an answer.
+func (c *Client) ask(ctx context.Context, req *Request, u *url.URL, home bool, authorization secret.String) (*http.Response, error) {
+	for attempt := 0; ; attempt++ {
+		resp, err := c.once(ctx, req, u, home, authorization)
+		if err == nil || attempt == maxRetries || !req.repeatable() || !transient(err) || ctx.Err() != nil {
+			return resp, err
+		}
+		if err := pause(ctx, attempt); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, req *Request, u *url.URL, home bool, authorization secret.String) (*http.Response, error) {
+	within, cancel := context.WithCancelCause(ctx)
+	httpReq, err := req.httpRequest(within, u, home, authorization)
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	resp, err := c.transports.roundTrip(httpReq, c.insecure(req.Registry))
+	if err != nil {
+		cancel(err)
+		c.metrics.asked(req.Registry, kindOf(req.Method), 0)
+		return nil, err
+	}
+	c.metrics.asked(req.Registry, kindOf(req.Method), resp.StatusCode)
+	body := watchBody(within, cancel, resp.Body, c.cfg.ReadTimeout)
+	body.received = c.metrics.received(req.Registry)
+	body.fail = func(err error) error { return c.failure(ctx, req, u, err) }
+	resp.Body = body
+	return resp, nil
+}
+
+func (c *Client) insecure(reg oci.Registry) bool {
+	if c.cfg.Insecure == nil {
+		return false
+	}
+	return c.cfg.Insecure(oci.CanonicalHost((&url.URL{Host: reg.Authority()}).Hostname()))
+}
+
+// failure is what the caller of Do learns of err: the cause of its own context where that has ended.
+func (c *Client) failure(ctx context.Context, req *Request, u *url.URL, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("ask %s: %w", req.Registry, context.Cause(ctx))
+	}
+	return &UnreachableError{Registry: req.Registry, Host: u.Host, Err: err}
+}
+
+// discard reads what little is left of a response that nobody wants, so that its connection can be used again.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	_ = resp.Body.Close()
+}

@@ -147,6 +147,12 @@ func (a *Authorizer) Answer(ctx context.Context, reg oci.Registry, scope Scope, 
 	return header, err
 }
 
+// Visit is Answer for the target of a redirect, as [Anonymous]: it asks for what the target's challenge names, to read
+// it, and remembers nothing of a challenge that another registry led to.
+func (a *Authorizer) Visit(ctx context.Context, reg oci.Registry, resp *http.Response) (secret.String, error) {
+	return a.answer(ctx, question{registry: reg, asked: true}, parseChallenges(resp.Header))
+}
+
 // question is one caller's need of an answer.
 type question struct {
 	registry oci.Registry
