@@ -82,7 +82,7 @@ func New(cfg Config) *Authorizer {
 
 // HasCentral reports whether a configured login serves the registry: its own, or that of a token host paired with it.
 // Which host issues the tokens is known for certain only once the registry has challenged; until then every paired
-// host counts.
+// host on the usual port counts.
 func (a *Authorizer) HasCentral(reg oci.Registry) bool {
 	if _, ok := a.ownCredential(reg); ok {
 		return true
@@ -91,7 +91,7 @@ func (a *Authorizer) HasCentral(reg oci.Registry) bool {
 		return a.hasRealmCredential(reg, challenges)
 	}
 	for _, e := range a.entries {
-		if a.paired(reg, hostOf(e.authority)) {
+		if reg != plainHub && hostOf(e.authority) == e.authority && a.paired(reg, e.authority) {
 			return true
 		}
 	}

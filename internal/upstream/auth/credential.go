@@ -59,10 +59,13 @@ func parseEntry(e Entry) (entry, error) {
 // bare is a registry's name without its scheme.
 func bare(reg oci.Registry) string { return strings.TrimPrefix(string(reg), "http://") }
 
+// plainHub is how Docker Hub would be asked without TLS: never with its login, which goes by the same name.
+const plainHub = "http://" + oci.DockerHub
+
 // ownCredential is the login configured for the registry itself. A login names no scheme: it serves a registry in plain
-// HTTP too, which is asked only where the operator configured it so. Docker Hub is never one.
+// HTTP too, which is asked only where the operator configured it so.
 func (a *Authorizer) ownCredential(reg oci.Registry) (Credential, bool) {
-	if reg.Plain() && bare(reg) == string(oci.DockerHub) {
+	if reg == plainHub {
 		return Credential{}, false
 	}
 	for _, e := range a.entries {
@@ -76,7 +79,7 @@ func (a *Authorizer) ownCredential(reg oci.Registry) (Credential, bool) {
 // realmCredential is the login to present at a realm for a registry: the registry's own, or the realm host's, and none
 // unless the two are paired.
 func (a *Authorizer) realmCredential(reg oci.Registry, r realm) (Credential, bool) {
-	if !a.paired(reg, r.host) {
+	if reg == plainHub || !a.paired(reg, r.host) {
 		return Credential{}, false
 	}
 	if c, ok := a.ownCredential(reg); ok {
