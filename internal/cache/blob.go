@@ -79,7 +79,7 @@ func (c *Cache) permitted(ctx context.Context, g access.Grant, p oci.Path) error
 
 // fill joins the fill of p's digest, or starts it. A caller that did not start it has its own permission checked.
 func (c *Cache) fill(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	r, leader, err := c.fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path})
+	r, leader, err := c.fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want)
 	if err != nil {
 		return nil, err
 	}

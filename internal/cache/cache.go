@@ -71,6 +71,8 @@ type Pull struct {
 	Path     oci.Path // of a blob or a manifest
 	// Accept has the media types the client takes, as its Accept headers list them; empty means all.
 	Accept []string
+	// Want is the part of a blob that will be read first, as far as the request says; an End of -1 means the whole.
+	Want store.Extent
 	// Head asks for the descriptor alone.
 	Head bool
 	// NoCache asks for a tag to be revalidated, however fresh.

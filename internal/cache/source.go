@@ -25,10 +25,15 @@ func (s *source) Key() string {
 	return fmt.Sprintf("%x %q %q", s.grant.As.Key(), s.grant.Registry, s.grant.Repository)
 }
 
-// Fetch asks the registry for the blob from start on. Its error is permanent where asking again would change nothing.
-func (s *source) Fetch(ctx context.Context, start int64) (*fill.Delivery, error) {
+// Fetch asks the registry for the blob from start up to end. Its error is permanent where asking again would change
+// nothing.
+func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, error) {
 	header := http.Header{}
-	if start > 0 {
+	partial := start > 0 || end >= 0
+	switch {
+	case end >= 0:
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", start, end-1))
+	case start > 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", start))
 	}
 	resp, err := s.cache.ask(ctx, s.grant, http.MethodGet, s.path, header)
@@ -38,14 +43,15 @@ func (s *source) Fetch(ctx context.Context, start int64) (*fill.Delivery, error)
 	switch resp.StatusCode {
 	case http.StatusOK:
 		s.cache.cfg.Access.Answered(s.grant)
-		return &fill.Delivery{Body: resp.Body, Size: resp.ContentLength}, nil
+		return &fill.Delivery{Body: resp.Body, Size: resp.ContentLength, Ranges: resp.Header.Get("Accept-Ranges") == "bytes"}, nil
 	case http.StatusPartialContent:
 		first, size, ok := parseContentRange(resp.Header.Get("Content-Range"))
-		if start > 0 && ok && first == start {
-			return &fill.Delivery{Body: resp.Body, Start: first, Size: size}, nil
+		if partial && ok && first == start {
+			s.cache.cfg.Access.Answered(s.grant)
+			return &fill.Delivery{Body: resp.Body, Start: first, Size: size, Ranges: true}, nil
 		}
 		_ = resp.Body.Close()
-		return nil, fmt.Errorf("upstream answered 206 with Content-Range %.100q to a request for bytes=%d-", resp.Header.Get("Content-Range"), start)
+		return nil, fmt.Errorf("upstream answered 206 with Content-Range %.100q to %q", resp.Header.Get("Content-Range"), header.Get("Range"))
 	}
 	return nil, &refusedError{upstream.NewRefusal(resp)}
 }

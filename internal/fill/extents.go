@@ -34,3 +34,11 @@ func (e extents) end(off int64) int64 {
 	}
 	return off
 }
+
+// total is the number of bytes in the set.
+func (e extents) total() (n int64) {
+	for _, x := range e {
+		n += x.End - x.Start
+	}
+	return n
+}

@@ -2,10 +2,11 @@
 // follow. Its invariant: no reader gets the last bytes of a blob before the whole of it has hashed to its digest, and
 // no reader, slow, gone or first, has a say in the pace or the fate of the download.
 //
-// A fill is one writer and many readers of one staged file. The writer ([Source] to stage) publishes how far it is; the
-// verifier and the clients wait for what they need and read the file. Nothing is teed. When upstream breaks off, the
-// writer asks again from where it stopped. When the bytes are verified the tail is given out at once, and the commit to
-// the store follows behind.
+// A fill is a staged file with few writers and many readers. Its conductor decides which runs of bytes are missing and
+// has workers bring them, from a [Source] into the file; the verifier and the clients wait for what they need and read the
+// file. Nothing is teed. When upstream breaks off, it is asked again from where it stopped. When the bytes are verified
+// the tail is given out at once, and the commit to the store follows behind. A blob of which only parts are wanted is
+// filled in those parts, and completed when somebody wants the whole, or a share of it has been read.
 //
 // Package fill does not know who may read what: a caller brings a [Source] that it may use, and joins only with a
 // grant of its own. It speaks no HTTP.
@@ -31,8 +32,9 @@ const Withheld = 64 << 10
 type Source interface {
 	// Key tells sources apart: those of one key succeed and fail alike, so one is asked in the name of all.
 	Key() string
-	// Fetch asks for the bytes from start to the end. A source that cannot deliver a part delivers from 0.
-	Fetch(ctx context.Context, start int64) (*Delivery, error)
+	// Fetch asks for the bytes from start up to end, an end of -1 meaning the last one. A source that cannot deliver a
+	// part delivers the whole.
+	Fetch(ctx context.Context, start, end int64) (*Delivery, error)
 }
 
 // Delivery is a source's answer.
@@ -40,6 +42,8 @@ type Delivery struct {
 	Body  io.ReadCloser
 	Start int64 // offset of the first byte of Body: what was asked for, or 0
 	Size  int64 // of the whole blob; -1 where upstream does not say
+	// Ranges says that upstream delivers parts when asked to.
+	Ranges bool
 }
 
 // Config has what Fills needs. Log may be nil.
@@ -52,6 +56,10 @@ type Config struct {
 	Retries int
 	// Backoff is the pause before the first such try, doubled for each further one; 0 means 200 ms.
 	Backoff time.Duration
+	// Connections is over how many a large blob may be fetched at once, where that is faster; 0 means 8, 1 never.
+	Connections int
+	// Share of a blob, from 0 to 1, after which the rest of one that is read in parts is fetched too; 0 means 0.5.
+	Share float64
 }
 
 // Fills has the fills in progress. It is safe for concurrent use.
@@ -79,17 +87,24 @@ func New(cfg Config) *Fills {
 	if cfg.Backoff == 0 {
 		cfg.Backoff = 200 * time.Millisecond
 	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 8
+	}
+	if cfg.Share == 0 {
+		cfg.Share = 0.5
+	}
 	f := &Fills{cfg: cfg, active: map[oci.Digest]*fill{}}
 	f.ctx, f.end = context.WithCancelCause(context.Background())
 	return f
 }
 
-// Join returns a reader of the blob, starting the fill if none is in progress, and reports whether it started one. It
-// returns when the size of the blob is known, or that it never will be. The reader lives until it is closed or ctx
+// Join returns a reader of the blob, starting the fill if none is in progress, and reports whether it started one. What
+// the caller will read first, as far as it knows, is want; an End of -1 means the whole. Join returns when the size of the blob
+// is known, or that it never will be. The reader lives until it is closed or ctx
 // ends. The error is the source's own, or matches [store.ErrNoSpace] where nothing can be stored.
-func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source) (r *Reader, leader bool, err error) {
+func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.Extent) (r *Reader, leader bool, err error) {
 	for {
-		x, w, started := f.enlist(d, src)
+		x, w, started := f.enlist(d, src, want)
 		if w == nil {
 			continue // it ended between our finding it and our joining it
 		}
@@ -118,17 +133,17 @@ func (f *Fills) Close() {
 	f.wg.Wait()
 }
 
-func (f *Fills) enlist(d oci.Digest, src Source) (x *fill, w *waiter, started bool) {
+func (f *Fills) enlist(d oci.Digest, src Source, want store.Extent) (x *fill, w *waiter, started bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x = f.active[d]
 	if x == nil {
-		x = newFill(d)
+		x = newFill(d, f.cfg.Share)
 		started = true
 		f.active[d] = x
 		f.wg.Go(func() { f.run(x) })
 	}
-	w = x.enlist(src)
+	w = x.enlist(src, want)
 	if w == nil {
 		delete(f.active, d)
 	}
@@ -143,7 +158,7 @@ func (f *Fills) run(x *fill) {
 		delete(f.active, x.digest)
 	}
 	f.mu.Unlock()
-	if err != nil && !errors.Is(err, errNoSource) {
+	if err != nil && err != errNoSource && err != errAbandoned {
 		f.cfg.Log.Warn("fill failed", "digest", x.digest, "err", err)
 	}
 	x.finish(err)
@@ -156,7 +171,7 @@ func (f *Fills) make(x *fill) error {
 		x.verify()
 		return nil
 	}
-	src, first, err := x.firstDelivery(f.ctx)
+	leader, first, err := x.firstDelivery(f.ctx)
 	if err != nil {
 		return err
 	}
@@ -174,7 +189,7 @@ func (f *Fills) make(x *fill) error {
 		proof, err := x.prove(ctx)
 		proved <- proofResult{proof, err}
 	}()
-	if err := x.download(ctx, f.cfg, src, first); err != nil {
+	if err := x.conduct(ctx, f.cfg, leader, first); err != nil {
 		cancel(err)
 		<-proved
 		return err
@@ -186,7 +201,7 @@ func (f *Fills) make(x *fill) error {
 	}
 	x.verify()
 	if f.cfg.Verified != nil {
-		f.cfg.Verified(x.digest, src)
+		f.cfg.Verified(x.digest, leader.src)
 	}
 	if err := stage.Commit(context.WithoutCancel(f.ctx), result.proof); err != nil {
 		f.cfg.Log.Warn("blob is served but not kept", "digest", x.digest, "err", err)

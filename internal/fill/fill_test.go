@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,6 +73,7 @@ type memStage struct {
 	digest oci.Digest
 	mu     sync.Mutex
 	data   []byte
+	have   extents
 }
 
 func (s *memStage) WriteAt(p []byte, off int64) (int, error) {
@@ -83,6 +85,7 @@ func (s *memStage) WriteAt(p []byte, off int64) (int, error) {
 	if need := off + int64(len(p)); int64(len(s.data)) < need {
 		s.data = append(s.data, make([]byte, need-int64(len(s.data)))...)
 	}
+	s.have.add(off, off+int64(len(p)))
 	return copy(s.data[off:], p), nil
 }
 
@@ -93,10 +96,9 @@ func (s *memStage) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (s *memStage) Staged() []store.Extent {
-	if len(s.data) == 0 {
-		return nil
-	}
-	return []store.Extent{{Start: 0, End: int64(len(s.data))}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.have)
 }
 
 func (s *memStage) Commit(_ context.Context, proof store.Proof) error {
@@ -129,25 +131,48 @@ type origin struct {
 	ignoreRanges bool
 	hideSize     bool
 	err          error
+	shared       chan struct{} // makes all connections share one pace
 
 	mu      sync.Mutex
 	fetches []int64 // the starts
 	sent    int64
+	began   time.Time
+	open    int
+	peaks   []time.Duration // when the n+1st connection was first open, since the first
+}
+
+// connections is how many were open at once at most, and after how long n were.
+func (o *origin) connections(n int) (peak int, at time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.peaks) < n {
+		return len(o.peaks), -1
+	}
+	return len(o.peaks), o.peaks[n-1]
 }
 
 func (o *origin) Key() string { return o.name }
 
-func (o *origin) Fetch(ctx context.Context, start int64) (*Delivery, error) {
+func (o *origin) Fetch(ctx context.Context, start, end int64) (*Delivery, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.fetches = append(o.fetches, start)
+	if o.began.IsZero() {
+		o.began = time.Now()
+	}
+	if o.open++; o.open > len(o.peaks) {
+		o.peaks = append(o.peaks, time.Since(o.began))
+	}
 	if o.err != nil {
 		return nil, o.err
 	}
 	if o.ignoreRanges {
-		start = 0
+		start, end = 0, -1
 	}
 	rest := o.blob[start:]
+	if end >= 0 {
+		rest = o.blob[start:end]
+	}
 	b := &body{origin: o, ctx: ctx, rest: rest, end: io.EOF}
 	if o.cuts > 0 {
 		o.cuts--
@@ -157,7 +182,7 @@ func (o *origin) Fetch(ctx context.Context, start int64) (*Delivery, error) {
 	if o.hideSize {
 		size = -1
 	}
-	return &Delivery{Body: b, Start: start, Size: size}, nil
+	return &Delivery{Body: b, Start: start, Size: size, Ranges: !o.ignoreRanges}, nil
 }
 
 func (o *origin) seen() (fetches int, sent int64) {
@@ -177,6 +202,10 @@ func (b *body) Read(p []byte) (int, error) {
 	if len(b.rest) == 0 {
 		return 0, b.end
 	}
+	if b.origin.shared != nil {
+		b.origin.shared <- struct{}{}
+		defer func() { <-b.origin.shared }()
+	}
 	select {
 	case <-time.After(b.origin.pace):
 	case <-b.ctx.Done():
@@ -190,7 +219,12 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (b *body) Close() error { return nil }
+func (b *body) Close() error {
+	b.origin.mu.Lock()
+	defer b.origin.mu.Unlock()
+	b.origin.open--
+	return nil
+}
 
 func randomBlob(size int) ([]byte, oci.Digest) {
 	b := make([]byte, size)
@@ -200,7 +234,8 @@ func randomBlob(size int) ([]byte, oci.Digest) {
 }
 
 func read(ctx context.Context, f *Fills, d oci.Digest, src Source, start, end int64) ([]byte, error) {
-	r, _, err := f.Join(ctx, d, src)
+	want := store.Extent{Start: start, End: end}
+	r, _, err := f.Join(ctx, d, src, want)
 	if err != nil {
 		return nil, err
 	}
@@ -243,14 +278,14 @@ func TestFollowersDoNotWaitForTheLeadersEnd(t *testing.T) {
 		o := &origin{name: "a", blob: blob, pace: time.Second} // 32 s in all
 		f := New(Config{Store: newMemStore()})
 		defer f.Close()
-		leader, _, err := f.Join(t.Context(), d, o)
+		leader, _, err := f.Join(t.Context(), d, o, store.Extent{End: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer leader.Close()
 		time.Sleep(5 * time.Second)
 		begin := time.Now()
-		follower, led, err := f.Join(t.Context(), d, o)
+		follower, led, err := f.Join(t.Context(), d, o, store.Extent{End: -1})
 		if err != nil || led {
 			t.Fatalf("second Join: leader %t, %v", led, err)
 		}
@@ -454,9 +489,9 @@ func TestTheNextWaitersCredentialsAreTried(t *testing.T) {
 // slowRefusal takes a while to say no, so that others gather behind it.
 type slowRefusal struct{ origin }
 
-func (s *slowRefusal) Fetch(ctx context.Context, start int64) (*Delivery, error) {
+func (s *slowRefusal) Fetch(ctx context.Context, start, end int64) (*Delivery, error) {
 	time.Sleep(5 * time.Second)
-	return s.origin.Fetch(ctx, start)
+	return s.origin.Fetch(ctx, start, end)
 }
 
 func TestAFullStoreFailsNoRead(t *testing.T) {

@@ -22,7 +22,7 @@ type Passage struct {
 
 // Pass opens a passage for the blob d. It lives until it is closed or ctx ends.
 func Pass(ctx context.Context, d oci.Digest, src Source) (*Passage, error) {
-	first, err := src.Fetch(ctx, 0)
+	first, err := src.Fetch(ctx, 0, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (p *Passage) reader(start, end int64) (io.Reader, error) {
 // rest returns the bytes from at to the last one, withholding the tail. The verifier has hashed a beginning of the blob
 // that ends at or before at; what follows that is fetched.
 func (p *Passage) rest(verifier *store.Verifier, at int64) (io.Reader, error) {
-	body, err := p.from(verifier.Size())
+	body, err := p.from(verifier.Size(), -1)
 	if err != nil {
 		return nil, err
 	}
@@ -66,20 +66,20 @@ func (p *Passage) rest(verifier *store.Verifier, at int64) (io.Reader, error) {
 
 // part returns the bytes from start up to end, unverified.
 func (p *Passage) part(start, end int64) (io.Reader, error) {
-	body, err := p.from(start)
+	body, err := p.from(start, end)
 	if err != nil {
 		return nil, err
 	}
 	return io.LimitReader(body, end-start), nil
 }
 
-// from returns the blob's bytes from start on.
-func (p *Passage) from(start int64) (io.Reader, error) {
+// from returns the blob's bytes from start up to end, and possibly more.
+func (p *Passage) from(start, end int64) (io.Reader, error) {
 	delivery := p.first
 	p.first = nil
-	if delivery == nil || start > 0 {
+	if delivery == nil || start > 0 || end >= 0 {
 		var err error
-		if delivery, err = p.src.Fetch(p.ctx, start); err != nil {
+		if delivery, err = p.src.Fetch(p.ctx, start, end); err != nil {
 			return nil, err
 		}
 		p.open = append(p.open, delivery.Body)

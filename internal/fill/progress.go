@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
 	"container-registry-proxy/internal/oci"
@@ -20,19 +21,28 @@ type staged interface {
 	Discard() error
 }
 
-// fill is the progress of one digest. Its writer is the goroutine of [Fills.run]; everybody else waits and reads.
+// fill is the progress of one digest. Its writers are the workers of its [conductor]; everybody else waits and reads.
 type fill struct {
 	digest oci.Digest
+	share  float64       // of the bytes, after which the rest is fetched too
+	kick   chan struct{} // tells the conductor to look again
 
 	mu       sync.Mutex    // guards the fields that follow; never held across I/O
 	changed  chan struct{} // closed at the next change that somebody waits for
 	awaited  bool          // somebody waits on changed
+	users    int           // readers and waiters, and the conductor itself
 	waiters  []*waiter
-	users    int  // readers and waiters, and the writer itself
-	ready    bool // file and size are set
+	sources  []Source // one of each key, best first
+	workers  map[*worker]struct{}
+	demands  map[*section]struct{} // readers that wait for bytes
+	whole    bool                  // somebody wants all of it, so the rest is fetched unasked
+	ranges   bool                  // upstream has said that it delivers parts
+	noRanges bool                  // upstream has shown that it does not
+	ready    bool                  // file and size are set
 	file     staged
 	size     int64 // -1 until known
 	have     extents
+	received int64 // bytes that came from upstream
 	verified bool
 	discards bool // the file is to be removed when the last user leaves
 	ended    bool
@@ -41,25 +51,59 @@ type fill struct {
 
 // waiter is a caller of Join: its source may be the next to be asked.
 type waiter struct {
-	src Source
-	err error // guarded by fill.mu
+	src  Source
+	want store.Extent // what it needs first; an End of -1 means the whole
+	err  error        // guarded by fill.mu
 }
 
-func newFill(d oci.Digest) *fill {
-	return &fill{digest: d, size: -1, users: 1, changed: make(chan struct{})}
+func newFill(d oci.Digest, share float64) *fill {
+	return &fill{
+		digest: d, share: share, size: -1, users: 1, changed: make(chan struct{}), kick: make(chan struct{}, 1),
+		workers: map[*worker]struct{}{}, demands: map[*section]struct{}{},
+	}
 }
 
 // enlist adds a waiter, or returns nil if the fill has ended.
-func (x *fill) enlist(src Source) *waiter {
+func (x *fill) enlist(src Source, want store.Extent) *waiter {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.ended {
 		return nil
 	}
-	w := &waiter{src: src}
+	w := &waiter{src: src, want: want}
 	x.waiters = append(x.waiters, w)
 	x.users++
+	x.whole = x.whole || want.End < 0
+	if !slices.ContainsFunc(x.sources, func(s Source) bool { return s.Key() == src.Key() }) {
+		x.sources = append(x.sources, src)
+	}
+	x.wake()
 	return w
+}
+
+// nextWaiter returns the first waiter whose source has not failed. With none left the fill takes no more.
+func (x *fill) nextWaiter() *waiter {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, w := range x.waiters {
+		if w.err == nil {
+			return w
+		}
+	}
+	x.ended = true
+	return nil
+}
+
+// sourceFailed tells all waiters with a source of that key why it failed.
+func (x *fill) sourceFailed(key string, err error) {
+	x.update(func() {
+		x.sources = slices.DeleteFunc(x.sources, func(s Source) bool { return s.Key() == key })
+		for _, w := range x.waiters {
+			if w.err == nil && w.src.Key() == key {
+				w.err = err
+			}
+		}
+	})
 }
 
 // verdict is why a waiter's source failed, if it did.
@@ -109,9 +153,6 @@ func (x *fill) begin(file staged, size int64, have []store.Extent) {
 	})
 }
 
-// wrote publishes that the bytes from start up to end are in the file.
-func (x *fill) wrote(start, end int64) { x.update(func() { x.have.add(start, end) }) }
-
 // sized publishes the size, for a blob whose registry did not say it beforehand.
 func (x *fill) sized(size int64) { x.update(func() { x.size = size }) }
 
@@ -121,7 +162,7 @@ func (x *fill) verify() { x.update(func() { x.verified = true }) }
 // discard has the file removed once its last reader has left.
 func (x *fill) discard() { x.update(func() { x.discards = true }) }
 
-// finish ends the fill and the writer's use of it. A verified fill has no error.
+// finish ends the fill and the conductor's use of it. A verified fill has no error.
 func (x *fill) finish(err error) {
 	x.update(func() {
 		x.ended = true
@@ -143,6 +184,7 @@ func (x *fill) leave() {
 	x.users--
 	last, file, discards := x.users == 0, x.file, x.discards
 	x.mu.Unlock()
+	x.wake()
 	if !last || file == nil {
 		return
 	}

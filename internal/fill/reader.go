@@ -14,6 +14,7 @@ type Reader struct {
 	ctx  context.Context
 	fill *fill
 	pass Passage // where the file fails
+	open []*section
 }
 
 // Size is the size of the blob in bytes, -1 while it is not known.
@@ -41,11 +42,17 @@ func (r *Reader) Await() error {
 // in the last byte, its last 64 KiB are withheld until the blob is verified. Its Read returns an error, never io.EOF,
 // where the bytes turn out to be wrong.
 func (r *Reader) Range(start, end int64) io.Reader {
-	return &section{reader: r, at: start, end: end}
+	s := &section{reader: r, at: start, end: end}
+	r.open = append(r.open, s)
+	r.fill.want(end)
+	return s
 }
 
 // Close ends the caller's use of the fill, which goes on without it.
 func (r *Reader) Close() error {
+	for _, s := range r.open {
+		r.fill.satisfied(s)
+	}
 	r.fill.leave()
 	return r.pass.Close()
 }
@@ -55,6 +62,7 @@ type section struct {
 	reader *Reader
 	at     int64
 	end    int64     // -1: the end of the blob
+	needs  int64     // the byte it waits for; guarded by fill.mu
 	own    io.Reader // where the file failed: the rest, from the caller's own source
 }
 
@@ -93,7 +101,12 @@ func (s *section) await() (limit int64, err error) {
 		}
 		limit = x.released(s.at, end)
 		done = s.at == end
-		return done || limit > s.at || x.ended
+		if done || limit > s.at || x.ended {
+			delete(x.demands, s)
+			return true
+		}
+		x.demand(s)
+		return false
 	})
 	if werr != nil {
 		return 0, werr
@@ -110,6 +123,40 @@ func (s *section) await() (limit int64, err error) {
 		return 0, fmt.Errorf("fill %s: ended at byte %d", x.digest, s.at)
 	}
 	return 0, fmt.Errorf("fill %s: %w", x.digest, x.err)
+}
+
+// until is where the section ends in a blob of that size.
+func (s *section) until(size int64) int64 {
+	if s.end < 0 {
+		return size
+	}
+	return min(s.end, size)
+}
+
+// demand has the conductor know what a section waits for. It is called under mu.
+func (x *fill) demand(s *section) {
+	s.needs = s.at
+	x.demands[s] = struct{}{}
+	if !x.soon(x.have.end(s.at)) {
+		x.wake()
+	}
+}
+
+// satisfied forgets what a section waited for.
+func (x *fill) satisfied(s *section) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.demands, s)
+}
+
+// want takes note of a section that ends at end: the last byte of a blob is given out only when all of it is there.
+func (x *fill) want(end int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.whole && (end < 0 || end == x.size) {
+		x.whole = true
+		x.wake()
+	}
 }
 
 // released is up to where a reader at off may read in a section that ends at end (-1: unknown). It is called under mu.

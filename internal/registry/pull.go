@@ -21,6 +21,7 @@ func (h *Handler) pull(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 	pull := cache.Pull{
 		Caller: caller(r), Registry: reg, Path: p,
 		Accept:  r.Header.Values("Accept"),
+		Want:    wanted(r.Header.Get("Range")),
 		Head:    r.Method == http.MethodHead,
 		NoCache: strings.Contains(strings.Join(r.Header.Values("Cache-Control"), ","), "no-cache"),
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/store"
 )
 
 // span is a run of bytes from start up to, not including, end.
@@ -99,4 +100,17 @@ func parseOffset(s string) (int64, bool) {
 		return 1<<63 - 2, true
 	}
 	return n, true
+}
+
+// wanted is what a Range header names first, as far as it can be told without the size of the blob. What goes to the
+// last byte takes the whole to be verified.
+func wanted(header string) store.Extent {
+	set, _ := strings.CutPrefix(header, "bytes=")
+	item, _, _ := strings.Cut(set, ",")
+	const unknown = 1 << 62
+	s, ok := parseSpan(strings.Trim(item, " \t"), unknown)
+	if !ok || s.end >= unknown || s.start >= s.end {
+		return store.Extent{Start: 0, End: -1}
+	}
+	return store.Extent{Start: s.start, End: s.end}
 }
