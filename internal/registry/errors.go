@@ -78,7 +78,7 @@ func wireError(err error, requestID string) *oci.Error {
 
 // passedHeaders are the headers of a refusal that mean something to a client.
 var passedHeaders = []string{
-	"Www-Authenticate", "Retry-After", "Warning", "Docker-Distribution-Api-Version",
+	"Www-Authenticate", "Retry-After", "Content-Range", "Warning", "Docker-Distribution-Api-Version",
 	"Ratelimit-Limit", "Ratelimit-Remaining", "Docker-Ratelimit-Source",
 }
 
