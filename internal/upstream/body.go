@@ -33,11 +33,15 @@ func (b *progressBody) Read(p []byte) (int, error) {
 	if b.received != nil && n > 0 {
 		b.received(n)
 	}
-	if err == nil || err == io.EOF {
-		return n, err
+	if err == nil {
+		return n, nil
 	}
 	if cause := context.Cause(b.ctx); cause != nil {
+		// Even at EOF: a server that sees us leave may end the body properly, and a short one would pass for the whole.
 		err = cause
+	}
+	if err == io.EOF {
+		return n, err
 	}
 	if b.fail != nil {
 		err = b.fail(err)

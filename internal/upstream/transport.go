@@ -49,6 +49,7 @@ func newTransports(cfg Config) *transports {
 		v.to.h1 = newTransport(cfg, v.insecure)
 		v.to.h1.Protocols = new(http.Protocols)
 		v.to.h1.Protocols.SetHTTP1(true)
+		v.to.h1.TLSClientConfig.NextProtos = []string{"http/1.1"} // a host that insists on HTTP/2 says so at once
 		v.to.h2 = newTransport(cfg, v.insecure)
 		v.to.h2.Protocols = new(http.Protocols)
 		v.to.h2.Protocols.SetHTTP1(true)
