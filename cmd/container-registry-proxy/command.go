@@ -1,0 +1,52 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"container-registry-proxy/internal/app"
+)
+
+// usageError is a mistake in the command line or the configuration.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+// command is the tree of subcommands.
+func command(p process) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "container-registry-proxy",
+		Short:         "A caching proxy for the container images of every registry",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetArgs(p.args)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.AddCommand(serveCommand(p), demoCommand(p), healthcheckCommand(p), versionCommand())
+	for _, c := range append(root.Commands(), root) {
+		c.Args = noArguments
+	}
+	return root
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return &usageError{err}
+	}
+	return nil
+}
+
+func serveCommand(p process) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the proxy",
+		Long: `Run the proxy until SIGINT or SIGTERM; what runs then is finished first. A second signal ends it at once.
+Settings are environment variables, or the YAML file that CONFIG_FILE names: docs/configuration.md lists them.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return app.Run(cmd.Context(), p.environ, p.stdout, p.stderr)
+		},
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// role tells a copy of the test binary what to be.
+const role = "TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "stubborn": // drains for ever
+		ctx := untilSignal(context.Background())
+		fmt.Println("ready")
+		<-ctx.Done()
+		fmt.Println("draining")
+		select {}
+	case "obedient":
+		ctx := untilSignal(context.Background())
+		fmt.Println("ready")
+		<-ctx.Done()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// execute runs a command line in this process.
+func execute(t *testing.T, environ []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), process{args: args, environ: environ, stdout: &out, stderr: &errs})
+	return code, out.String(), errs.String()
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name           string
+		args           []string
+		code           int
+		stdout, stderr string // a part of it; "" means nothing is written
+	}{
+		{"help", []string{"--help"}, 0, "healthcheck", ""},
+		{"nothing is help", nil, 0, "serve", ""},
+		{"help of serve", []string{"serve", "--help"}, 0, "docs/configuration.md", ""},
+		{"version", []string{"version"}, 0, "container-registry-proxy ", ""},
+		{"unknown command", []string{"sevre"}, 2, "", "sevre"},
+		{"unknown flag", []string{"serve", "--port=1"}, 2, "", "--port"},
+		{"argument too many", []string{"serve", "now"}, 2, "", "now"},
+	} {
+		code, stdout, stderr := execute(t, nil, tt.args...)
+		if code != tt.code || !part(stdout, tt.stdout) || !part(stderr, tt.stderr) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q; want %d, %q, %q", tt.name, code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
+		}
+	}
+}
+
+func part(got, want string) bool {
+	if want == "" {
+		return got == ""
+	}
+	return strings.Contains(got, want)
+}
+
+func TestEveryLineOfAnErrorIsALine(t *testing.T) {
+	t.Parallel()
+	code, _, stderr := execute(t, []string{"CACHE_MAX_SIZE=huge", "LISTEN=nowhere", "CACHE_DIRECTORY=" + t.TempDir(), "CA_DIRECTORY=" + t.TempDir()}, "serve")
+	if code != exitUsage {
+		t.Errorf("exit %d, want %d: %s", code, exitUsage, stderr)
+	}
+	for _, name := range []string{"CACHE_MAX_SIZE", "LISTEN"} {
+		lines := 0
+		for line := range strings.Lines(stderr) {
+			if strings.HasPrefix(line, "container-registry-proxy: ") && strings.Contains(line, name) {
+				lines++
+			}
+		}
+		if lines != 1 {
+			t.Errorf("%d lines name %s, want 1: %s", lines, name, stderr)
+		}
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	t.Parallel()
+	healthy := true
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" || !healthy {
+			http.Error(w, "the disk is on fire", http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	listen := strings.TrimPrefix(server.URL, "http://")
+	if err := checkHealth(t.Context(), listen); err != nil {
+		t.Errorf("healthy: %v", err)
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unspecified := range []string{":" + port, "0.0.0.0:" + port} {
+		if err := checkHealth(t.Context(), unspecified); err != nil {
+			t.Errorf("listening on %s: %v", unspecified, err)
+		}
+	}
+	healthy = false
+	if err := checkHealth(t.Context(), listen); err == nil || !strings.Contains(err.Error(), "on fire") {
+		t.Errorf("sick: err = %v, want the reason", err)
+	}
+	server.Close()
+	if err := checkHealth(t.Context(), listen); err == nil {
+		t.Error("nobody listens: no error")
+	}
+}
+
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		role    string
+		signals []os.Signal
+		code    int
+	}{
+		{"the first drains", "obedient", []os.Signal{syscall.SIGTERM}, 0},
+		{"a second SIGTERM ends at once", "stubborn", []os.Signal{syscall.SIGTERM, syscall.SIGTERM}, 143},
+		{"a second SIGINT ends at once", "stubborn", []os.Signal{syscall.SIGTERM, os.Interrupt}, 130},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			cmd.Env = append(os.Environ(), role+"="+tt.role)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(out)
+			for _, signal := range tt.signals {
+				if !lines.Scan() { // it says where it has come to before each
+					t.Fatalf("process ended early: %v", lines.Err())
+				}
+				if err := cmd.Process.Signal(signal); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = cmd.Wait() // its error is the code
+			if got := cmd.ProcessState.ExitCode(); got != tt.code {
+				t.Errorf("exit %d, want %d", got, tt.code)
+			}
+		})
+	}
+}
+
+// The show is the real program from end to end: a proxy is started, pulled through twice and stopped.
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("pulls 32 MiB over a slow link")
+	}
+	code, stdout, stderr := execute(t, nil, "demo")
+	first, second, found := strings.Cut(stdout, "\npull 2 of ")
+	if code != 0 || !found || strings.Count(first, "MISS") != 5 || strings.Count(second, "HIT") < 5 || strings.Contains(first, "HIT") {
+		t.Errorf("exit %d; want 0, five MISS, then HIT alone:\n%s\n%s", code, stdout, stderr)
+	}
+}
