@@ -136,3 +136,14 @@ saved    3.0 MiB and 1.75 s; the second pull fetched no layer
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }
+
+func TestWrongBytesAreNoLayer(t *testing.T) {
+	t.Parallel()
+	toy, img := startToy(t, 1<<30)
+	for d, blob := range img.blobs {
+		img.blobs[d] = append(bytes.Clone(blob[:len(blob)-1]), '!')
+	}
+	if _, err := direct(t, toy).pull(t.Context(), toy.host, newProgress(Config{Out: io.Discard})); err == nil || !strings.Contains(err.Error(), "came as") {
+		t.Errorf("err = %v, want the pull to fail", err)
+	}
+}
