@@ -30,6 +30,7 @@ func TestRepository(t *testing.T) {
 		"layers":           func() ([]string, error) { return tree.Layers(), nil },
 		"banned imports":   func() ([]string, error) { return tree.BannedImports(), nil },
 		"dials":            func() ([]string, error) { return tree.Dials(), nil },
+		"hidden starts":    func() ([]string, error) { return tree.HiddenStarts(), nil },
 		"sizes":            func() ([]string, error) { return tree.Sizes(), nil },
 		"package comments": func() ([]string, error) { return tree.PackageComments(), nil },
 		"machine paths":    tree.MachinePaths,
@@ -87,6 +88,10 @@ func TestViolations(t *testing.T) {
 		{"the vetted dialer", map[string]string{"internal/dial/a.go": "package dial\nimport \"net\"\nvar d net.Dialer\n"}, dialsOf, ""},
 		{"http client", map[string]string{"internal/proxy/a.go": "package proxy\nimport \"net/http\"\nvar c = http.DefaultClient\n"}, dialsOf, "http.RoundTripper"},
 		{"own Get", map[string]string{"internal/proxy/a.go": "package proxy\nvar net struct{ Dial int }\nvar x = net.Dial\n"}, dialsOf, ""},
+		{"init", map[string]string{"internal/oci/a.go": "package oci\nfunc init() {}\n"}, startsOf, "make it a constructor"},
+		{"a method called init", map[string]string{"internal/oci/a.go": "package oci\ntype t int\nfunc (t) init() {}\n"}, startsOf, ""},
+		{"exit", map[string]string{"internal/oci/a.go": "package oci\nimport \"os\"\nfunc f() { os.Exit(1) }\n"}, startsOf, "return an error"},
+		{"exit of the command", map[string]string{"cmd/x/a.go": "package main\nimport \"os\"\nfunc main() { os.Exit(1) }\n"}, startsOf, ""},
 		{"long file", map[string]string{"internal/oci/a.go": good + long}, sizesOf, "second idea"},
 		{"long function", map[string]string{"internal/oci/a.go": good + "func f() {" + long[:90] + "}\n"}, sizesOf, "f has 91 lines"},
 		{"excused function", map[string]string{"internal/app/a.go": "package app\nfunc wire() {" + long[:90] + "}\n"}, sizesOf, ""},
@@ -116,6 +121,7 @@ func TestViolations(t *testing.T) {
 func layersOf(t *Tree) ([]string, error)   { return t.Layers(), nil }
 func bannedOf(t *Tree) ([]string, error)   { return t.BannedImports(), nil }
 func dialsOf(t *Tree) ([]string, error)    { return t.Dials(), nil }
+func startsOf(t *Tree) ([]string, error)   { return t.HiddenStarts(), nil }
 func sizesOf(t *Tree) ([]string, error)    { return t.Sizes(), nil }
 func commentsOf(t *Tree) ([]string, error) { return t.PackageComments(), nil }
 

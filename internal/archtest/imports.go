@@ -87,6 +87,33 @@ func (t *Tree) Dials() []string {
 	return found
 }
 
+// HiddenStarts reports init functions, and exits from anywhere but the command: both happen behind the back of who
+// reads main.
+func (t *Tree) HiddenStarts() []string {
+	var found []string
+	for _, f := range t.Files {
+		if f.Test {
+			continue
+		}
+		names := importNames(f.syntax)
+		ast.Inspect(f.syntax, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				if n.Name.Name == "init" && n.Recv == nil {
+					found = append(found, fmt.Sprintf("%s: has an init function: make it a constructor and call it from internal/app", t.fset.Position(n.Pos())))
+				}
+			case *ast.SelectorExpr:
+				x, ok := n.X.(*ast.Ident)
+				if ok && names[x.Name] == "os" && n.Sel.Name == "Exit" && !strings.HasPrefix(f.Package, "cmd/") {
+					found = append(found, fmt.Sprintf("%s: ends the process: return an error, which cmd turns into an exit code", t.fset.Position(n.Pos())))
+				}
+			}
+			return true
+		})
+	}
+	return found
+}
+
 // importNames maps the names that a file has for its imports to their paths.
 func importNames(f *ast.File) map[string]string {
 	names := map[string]string{}
