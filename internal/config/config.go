@@ -9,72 +9,136 @@ import (
 	"time"
 
 	"container-registry-proxy/internal/freshness"
+	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/secret"
 )
 
-// Config is everything that can be set.
+// Config is everything that can be set. The environment variable of a field is named in its comment; in the YAML file
+// it has the same name in lower case. docs/configuration.md lists all of them with their defaults.
 type Config struct {
-	Listen      string
+	// Listen is where clients connect to (LISTEN, ":3128").
+	Listen string
+
+	// AdminListen is where the operator finds metrics and readiness (ADMIN_LISTEN, "127.0.0.1:3129"). Who reaches it
+	// sees which registries are in use, but no credential.
 	AdminListen string
 
+	// CacheDirectory holds the cached bytes (CACHE_DIRECTORY). Losing it costs time, nothing else. Unset, it is the
+	// nginx originals' directory where that exists, else a directory of the user's own.
 	CacheDirectory string
-	CADirectory    string
-	CACertFile     string
-	CAKeyFile      string
+
+	// CADirectory holds the certificate authority that clients trust (CA_DIRECTORY). Losing it means setting every
+	// client up again; who reads it can impersonate every host to them. Unset, it is /ca where that exists, else a
+	// directory of the user's own.
+	CADirectory string
+
+	// CACertFile and CAKeyFile are an authority of the operator's own, PEM, the chain included (CA_CRT_FILE and
+	// CA_KEY_FILE). Both are empty, or neither is. Empty means the one in CADirectory, which is made if need be.
+	CACertFile string
+	CAKeyFile  string
+
+	// UpstreamCAFile holds PEM certificates that are trusted beside the system's when registries are asked
+	// (UPSTREAM_CA_FILE). Empty means the system's alone.
 	UpstreamCAFile string
 
-	Registries  HostSet
+	// Registries are the hosts that are intercepted (REGISTRIES): those listed, Docker Hub's, and those that
+	// Credentials name.
+	Registries HostSet
+
+	// Credentials are what registries and token services are shown (AUTH_REGISTRIES). What they open is open to every
+	// client of the proxy: that is what they are for.
 	Credentials []Credential
 
-	CacheMaxSize  int64
-	CacheMinFree  int64
+	// TokenServices names hosts that a registry may have its tokens issued by, beside those on the same domain
+	// (token_services, in the YAML file only). Such a host gets to see the registry's credential.
+	TokenServices map[oci.Registry][]string
+
+	// CacheMaxSize bounds the cached bytes (CACHE_MAX_SIZE, 32 GiB). It is more than zero.
+	CacheMaxSize int64
+
+	// CacheMinFree is the free space to leave to others on the cache's file system (CACHE_MIN_FREE, 1 GiB). Zero means
+	// none.
+	CacheMinFree int64
+
+	// CacheInactive is how long a blob is kept that nobody asks for (CACHE_INACTIVE_TIME or CACHE_INACTIVE, 60 days).
+	// It is more than zero.
 	CacheInactive time.Duration
+
+	// ManifestCache says how long tags are fresh (ENABLE_MANIFEST_CACHE, MANIFEST_CACHE_…). Off, every tag is
+	// revalidated each time. Its patterns compile.
 	ManifestCache freshness.Config
 
-	AllowPush            bool
-	AllowOwnAuth         bool
-	AllowPushWithOwnAuth bool
-	RequestBuffering     bool
-	VerifyTLS            bool
-	DisableIPv6          bool
-	ForceHTTP11          bool
-	HTTP2                bool
+	// AllowPush lets clients push, with their own Authorization and nothing else (ALLOW_PUSH, false).
+	AllowPush bool
 
+	// AllowOwnAuth lets a client's own Authorization go before the central credentials (ALLOW_OWN_AUTH, false).
+	AllowOwnAuth bool
+
+	// AllowPushWithOwnAuth lets clients push that bring an Authorization (ALLOW_PUSH_WITH_OWN_AUTH, false).
+	AllowPushWithOwnAuth bool
+
+	// RequestBuffering has the whole body of a push received before it is passed on (PROXY_REQUEST_BUFFERING, true).
+	RequestBuffering bool
+
+	// VerifyTLS has the certificates of upstream checked (VERIFY_SSL, true). False exempts the hosts that Named holds
+	// for, and nobody else; their credentials can then be stolen by whoever is in between.
+	VerifyTLS bool
+
+	// DisableIPv6 has IPv4 alone dialled (DISABLE_IPV6, false).
+	DisableIPv6 bool
+
+	// ForceHTTP11 keeps HTTP/2 from being spoken upstream (FORCE_UPSTREAM_HTTP_1_1, false).
+	ForceHTTP11 bool
+
+	// HTTP2 offers HTTP/2 to clients on intercepted connections (HTTP2, false). It costs about twice the CPU.
+	HTTP2 bool
+
+	// Timeouts bound the waits of single steps.
 	Timeouts Timeouts
 
+	// AllowedNetworks may be dialled although addresses of their kind are refused: loopback, link-local, metadata
+	// services and the like (ALLOWED_NETWORKS, none). Every client of the proxy then reaches them.
 	AllowedNetworks []netip.Prefix
-	RefusePrivate   bool
-	TunnelPorts     string
 
-	LogLevel  slog.Level
+	// RefusePrivate refuses private addresses too, but for hosts that Named holds for (REFUSE_PRIVATE, false).
+	RefusePrivate bool
+
+	// TunnelPorts are the ports that clients may reach on hosts that are not intercepted, as [dial.ParsePortSet] reads
+	// them (TUNNEL_PORTS, "443 80 1024-65535").
+	TunnelPorts string
+
+	// LogLevel is the least level that is logged (LOG_LEVEL, info). DEBUG=true and DEBUG_NGINX=true mean debug.
+	LogLevel slog.Level
+
+	// LogFormat is "json" or "text" (LOG_FORMAT, json).
 	LogFormat string
 
+	// Notices is what must be said at start, a sentence each: nothing in there is wrong, all of it may surprise.
 	Notices []string
 }
 
-// Credential is one entry of AUTH_REGISTRIES.
+// Credential is what one registry or token service is shown.
 type Credential struct {
-	Host     string
+	Host     string // host, or host:port, in lower case; never a wildcard
 	Username string
 	Password secret.String
 }
 
-// Timeouts bound the time between two reads or two writes, never the whole of a transfer.
+// Timeouts bound the time between two reads or two writes, never the whole of a transfer. All but KeepAlive are more
+// than zero.
 type Timeouts struct {
-	Send          time.Duration
-	ClientBody    time.Duration
-	ClientHeader  time.Duration
-	KeepAlive     time.Duration
-	ProxyRead     time.Duration
-	ProxyConnect  time.Duration
-	ProxySend     time.Duration
-	TunnelRead    time.Duration
-	TunnelConnect time.Duration
-	TunnelSend    time.Duration
+	Send          time.Duration // to a client, between two writes (SEND_TIMEOUT, 60s)
+	ClientBody    time.Duration // from a client, between two reads of a body (CLIENT_BODY_TIMEOUT, 60s)
+	ClientHeader  time.Duration // from a client, for the whole of a request's header (CLIENT_HEADER_TIMEOUT, 60s)
+	KeepAlive     time.Duration // for a client's next request; zero closes after each (KEEPALIVE_TIMEOUT, 300s)
+	ProxyRead     time.Duration // from upstream, between two reads (PROXY_READ_TIMEOUT, 60s)
+	ProxyConnect  time.Duration // to upstream, for one connect (PROXY_CONNECT_TIMEOUT, 60s)
+	ProxySend     time.Duration // to upstream, between two writes (PROXY_SEND_TIMEOUT, 60s)
+	TunnelRead    time.Duration // from either end of a tunnel, between two reads (PROXY_CONNECT_READ_TIMEOUT, 60s)
+	TunnelConnect time.Duration // to the far end of a tunnel, for one connect (PROXY_CONNECT_CONNECT_TIMEOUT, 60s)
+	TunnelSend    time.Duration // to either end of a tunnel, between two writes (PROXY_CONNECT_SEND_TIMEOUT, 60s)
 }
 
-// Load reads the configuration out of environ, as in [os.Environ].
-func Load(environ []string) (*Config, error) { return &Config{}, nil }
-
-// Named reports whether host, without a port, is named in REGISTRIES or AUTH_REGISTRIES.
+// Named reports whether host, without a port, is named in REGISTRIES or AUTH_REGISTRIES, by a wildcard too. Docker
+// Hub's hosts are intercepted always, but named only where the operator wrote one of them.
 func (c *Config) Named(host string) bool { return c.Registries.Named(host) }
