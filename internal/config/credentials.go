@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -15,7 +16,7 @@ const (
 	defaultPartDelimiter  = ":"
 )
 
-// credentials reads AUTH_REGISTRIES: entries between one delimiter, each of host, user name and password between the
+// parseCredentials reads AUTH_REGISTRIES: entries between one delimiter, each of host, user name and password between the
 // other. Everything behind the second delimiter is the password, byte for byte. Problems name an entry by its number
 // only, since what looks like a host may be a piece of a password.
 func parseCredentials(text, entryDelimiter, partDelimiter string) (list []Credential, problems []string) {
@@ -65,14 +66,14 @@ func splitEntries(text, delimiter string) []string {
 func newCredential(host, username, password string) (Credential, error) {
 	name, port, err := splitAuthority(host)
 	switch {
-	case err != nil:
-		return Credential{}, fmt.Errorf("the host is not host[:port] of one registry or token service, such as quay.io")
+	case err != nil, strings.HasPrefix(username, "//"): // https://quay.io has the host "https"
+		return Credential{}, errors.New("the host is not host[:port] of one registry or token service, such as quay.io")
 	case username == "":
-		return Credential{}, fmt.Errorf("no user name: want host, user name and password")
+		return Credential{}, errors.New("no user name: want host, user name and password")
 	case strings.Contains(username, ":"):
-		return Credential{}, fmt.Errorf("the user name has a colon, which HTTP Basic cannot carry")
+		return Credential{}, errors.New("the user name has a colon, which HTTP Basic cannot carry")
 	case password == "":
-		return Credential{}, fmt.Errorf("no password: want host, user name and password")
+		return Credential{}, errors.New("no password: want host, user name and password")
 	}
 	if port == "443" {
 		port = ""
