@@ -19,15 +19,15 @@ func TestWhereTheCacheIs(t *testing.T) {
 		want    string
 		says    bool
 	}{
-		{"nothing there", machine{}, nil, "/home/user/.cache/container-registry-proxy", false},
+		{"nothing there", machine{}, nil, "/srv/user/.cache/container-registry-proxy", false},
 		{"a cache home", machine{}, []string{"XDG_CACHE_HOME=/xdg"}, "/xdg/container-registry-proxy", false},
-		{"a relative cache home counts for nothing", machine{}, []string{"XDG_CACHE_HOME=xdg"}, "/home/user/.cache/container-registry-proxy", false},
+		{"a relative cache home counts for nothing", machine{}, []string{"XDG_CACHE_HOME=xdg"}, "/srv/user/.cache/container-registry-proxy", false},
 		{"the image's directory", machine{current: aDirectory}, nil, "/" + current, false},
 		{"the image's directory in use, the older one too", machine{current + "/x": aFile, legacy + "/y": aFile}, nil, "/" + current, false},
 		{"the older directory in use", machine{legacy + "/y": aFile}, nil, "/" + legacy, true},
 		{"the older directory in use, the image's empty", machine{current: aDirectory, legacy + "/y": aFile}, nil, "/" + legacy, true},
 		{"a new volume at the older place in the image", machine{current: aDirectory, legacy: aDirectory}, nil, "/" + legacy, true},
-		{"the older directory empty, outside the image", machine{legacy: aDirectory}, nil, "/home/user/.cache/container-registry-proxy", false},
+		{"the older directory empty, outside the image", machine{legacy: aDirectory}, nil, "/srv/user/.cache/container-registry-proxy", false},
 		{"a setting wins", machine{current: aDirectory, legacy + "/y": aFile}, []string{"CACHE_DIRECTORY=/data"}, "/data", false},
 		{"a relative setting", machine{}, []string{"CACHE_DIRECTORY=./data/"}, "data", false},
 	} {
@@ -52,10 +52,10 @@ func TestWhereTheAuthorityIs(t *testing.T) {
 		environ []string
 		want    string
 	}{
-		{"nothing there", machine{}, nil, "/home/user/.local/share/container-registry-proxy/ca"},
+		{"nothing there", machine{}, nil, "/srv/user/.local/share/container-registry-proxy/ca"},
 		{"a data home", machine{}, []string{"XDG_DATA_HOME=/xdg"}, "/xdg/container-registry-proxy/ca"},
 		{"the image's directory", machine{"ca": aDirectory}, nil, "/ca"},
-		{"a file of that name", machine{"ca": aFile}, nil, "/home/user/.local/share/container-registry-proxy/ca"},
+		{"a file of that name", machine{"ca": aFile}, nil, "/srv/user/.local/share/container-registry-proxy/ca"},
 		{"a setting wins", machine{"ca": aDirectory}, []string{"CA_DIRECTORY=/data/ca"}, "/data/ca"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

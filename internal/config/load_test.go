@@ -44,7 +44,7 @@ var (
 
 // loadAt loads with a home directory and the files of m. The file /etc/proxy.yaml is in use if it is there.
 func loadAt(m machine, environ ...string) (*Config, error) {
-	all := []string{"HOME=/home/user"}
+	all := []string{"HOME=/srv/user"}
 	if m["etc/proxy.yaml"] != nil {
 		all = append(all, "CONFIG_FILE=/etc/proxy.yaml")
 	}
@@ -85,8 +85,8 @@ func TestNothingSetIsTheOriginalsDefaults(t *testing.T) {
 	minute := 60 * time.Second
 	want := &Config{
 		Listen: ":3128", AdminListen: "127.0.0.1:3129",
-		CacheDirectory: "/home/user/.cache/container-registry-proxy",
-		CADirectory:    "/home/user/.local/share/container-registry-proxy/ca",
+		CacheDirectory: "/srv/user/.cache/container-registry-proxy",
+		CADirectory:    "/srv/user/.local/share/container-registry-proxy/ca",
 		CacheMaxSize:   32 << 30, CacheMinFree: 1 << 30, CacheInactive: 60 * 24 * time.Hour,
 		ManifestCache: freshness.Config{
 			PrimaryRegex: `(stable|nightly|production|test)`, PrimaryFor: 10 * time.Minute,

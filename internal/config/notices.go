@@ -29,6 +29,9 @@ var withoutEffect = map[string]string{
 	"WORKER_PROCESSES":        "auto",
 }
 
+// notYet is said of settings that are read already and mean nothing yet.
+const notYet = "without effect in this version: a client's own Authorization is passed on, and what it opens is not cached"
+
 // notice collects what must be said at start about a valid configuration.
 func (l *loader) notice() {
 	l.noticeWithoutEffect()
@@ -37,10 +40,11 @@ func (l *loader) notice() {
 	if hosts := l.onlyWithCredentials(); len(hosts) > 0 {
 		l.say("%s: named in AUTH_REGISTRIES and not in REGISTRIES: intercepted too", strings.Join(hosts, " "))
 	}
-	for name, on := range map[string]bool{"ALLOW_OWN_AUTH": l.cfg.AllowOwnAuth, "ALLOW_PUSH_WITH_OWN_AUTH": l.cfg.AllowPushWithOwnAuth} {
-		if on {
-			l.say("%s=true: without effect in this version: a client's own Authorization is passed on, and what it opens is not cached", name)
-		}
+	if l.cfg.AllowOwnAuth {
+		l.say("ALLOW_OWN_AUTH=true: " + notYet)
+	}
+	if l.cfg.AllowPushWithOwnAuth {
+		l.say("ALLOW_PUSH_WITH_OWN_AUTH=true: " + notYet)
 	}
 	if !l.cfg.VerifyTLS {
 		l.say("VERIFY_SSL=false: whoever is between here and a host of REGISTRIES or AUTH_REGISTRIES can read its credentials and change what is pulled by tag; a registry's own authority belongs into UPSTREAM_CA_FILE instead")
