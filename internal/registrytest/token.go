@@ -1,0 +1,182 @@
+package registrytest
+
+import (
+	"crypto/rand"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"container-registry-proxy/internal/oci"
+)
+
+// Tokens are habits of a token service.
+type Tokens struct {
+	// Realm is what challenges name instead of this service: another host, as a hostile registry would.
+	Realm string
+
+	// Service is its name; empty means the registry's.
+	Service string
+
+	// Life is how long a token is good; 0 means 300 s, as Docker Hub's. HideLife leaves expires_in away, which means 60 s.
+	Life     time.Duration
+	HideLife bool
+
+	// AccessToken spells the token "access_token"; BothNames sends it under both names.
+	AccessToken, BothNames bool
+
+	// PostStatus is answered to POST, which it does not speak: 404, 405, 401 and 400 are seen.
+	PostStatus int
+
+	// NoAnonymous refuses requests without a login.
+	NoAnonymous bool
+
+	// RefuseScope answers 403 to a request for something that the caller may not do, where others give a token for less.
+	RefuseScope bool
+}
+
+type grant struct {
+	user    string
+	actions map[string][]string // by repository
+	expires time.Time
+}
+
+func (g grant) allows(repo, action string) bool { return slices.Contains(g.actions[repo], action) }
+
+// tokens are those that were given out.
+type tokens struct {
+	mu      sync.Mutex
+	grants  map[string]grant
+	refresh map[string]string // refresh token → user
+}
+
+func newTokens() *tokens {
+	return &tokens{grants: map[string]grant{}, refresh: map[string]string{}}
+}
+
+// find is the grant of a request's token.
+func (t *tokens) find(req *http.Request) (grant, bool) {
+	token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, known := t.grants[token]
+	return g, ok && known && time.Now().Before(g.expires)
+}
+
+// RevokeTokens makes every token given out so far invalid.
+func (r *Registry) RevokeTokens() {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	clear(r.tokens.grants)
+}
+
+func (r *Registry) realm() string {
+	if r.cfg.Tokens.Realm != "" {
+		return r.cfg.Tokens.Realm
+	}
+	return r.scheme() + "://" + r.auth + "/token"
+}
+
+func (r *Registry) service() string {
+	if r.cfg.Tokens.Service != "" {
+		return r.cfg.Tokens.Service
+	}
+	return r.cfg.Name
+}
+
+// serveTokens is the token service: GET as in the distribution project's token specification, POST as in its OAuth2 one.
+func (r *Registry) serveTokens(w http.ResponseWriter, req *http.Request) {
+	if req.Method == http.MethodPost && r.cfg.Tokens.PostStatus != 0 {
+		fail(w, r.cfg.Tokens.PostStatus, oci.CodeUnsupported, "this token service wants GET")
+		return
+	}
+	if req.URL.Path != "/token" || req.ParseForm() != nil {
+		http.NotFound(w, req)
+		return
+	}
+	user, ok := r.user(req)
+	if req.Method == http.MethodPost {
+		user, ok = r.formUser(req)
+	}
+	letIn(w, user)
+	g := grant{user: user, actions: r.allowed(user, req.Form["scope"])}
+	switch {
+	case !ok, user == "" && r.cfg.Tokens.NoAnonymous:
+		fail(w, 401, oci.CodeUnauthorized, "incorrect username or password")
+	case req.Form.Get("service") != r.service():
+		fail(w, 400, oci.CodeUnknown, "unknown service")
+	case r.cfg.Tokens.RefuseScope && len(g.actions) == 0 && len(req.Form["scope"]) > 0:
+		fail(w, 403, oci.CodeDenied, "requested access to the resource is denied")
+	default:
+		offline := req.Form.Get("offline_token") == "true" || req.Form.Get("access_type") == "offline"
+		r.giveToken(w, g, offline && user != "")
+	}
+}
+
+func (r *Registry) giveToken(w http.ResponseWriter, g grant, offline bool) {
+	habits, life := r.cfg.Tokens, r.cfg.Tokens.Life
+	if life == 0 {
+		life = 300 * time.Second
+	}
+	if habits.HideLife {
+		life = 60 * time.Second
+	}
+	g.expires = time.Now().Add(life)
+	token, answer := rand.Text(), map[string]any{"issued_at": time.Now().UTC().Format(time.RFC3339)}
+	if !habits.AccessToken || habits.BothNames {
+		answer["token"] = token
+	}
+	if habits.AccessToken || habits.BothNames {
+		answer["access_token"] = token
+	}
+	if !habits.HideLife {
+		answer["expires_in"] = int(max(life, time.Second) / time.Second)
+	}
+	r.tokens.mu.Lock()
+	r.tokens.grants[token] = g
+	if offline {
+		refresh := rand.Text()
+		r.tokens.refresh[refresh] = g.user
+		answer["refresh_token"] = refresh
+	}
+	r.tokens.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(mustJSON(answer))
+}
+
+// formUser is who an OAuth2 request is of.
+func (r *Registry) formUser(req *http.Request) (string, bool) {
+	switch req.Form.Get("grant_type") {
+	case "password":
+		want, known := r.cfg.Users[req.Form.Get("username")]
+		return req.Form.Get("username"), known && want == req.Form.Get("password")
+	case "refresh_token":
+		r.tokens.mu.Lock()
+		defer r.tokens.mu.Unlock()
+		user, known := r.tokens.refresh[req.Form.Get("refresh_token")]
+		return user, known
+	}
+	return "", false
+}
+
+// allowed is the part of the scopes that a user may have: "repository:library/app:pull,push". One parameter may
+// hold several, between spaces.
+func (r *Registry) allowed(user string, scopes []string) map[string][]string {
+	out := map[string][]string{}
+	for _, scope := range strings.Fields(strings.Join(scopes, " ")) {
+		kind, rest, _ := strings.Cut(scope, ":")
+		at := strings.LastIndexByte(rest, ':')
+		if kind != "repository" || at < 0 {
+			continue
+		}
+		repo := rest[:at]
+		_, private := r.cfg.Private[repo]
+		for action := range strings.SplitSeq(rest[at+1:], ",") {
+			if user != "" && r.may(user, repo) || action == "pull" && !private {
+				out[repo] = append(out[repo], action)
+			}
+		}
+	}
+	return out
+}
