@@ -28,7 +28,7 @@ func (x *fill) takeUp(src Source, want store.Extent, first *Delivery) *worker {
 		x.noRanges, x.whole = true, true
 		start, end = first.Start, -1
 	}
-	if x.have.end(start) > start || start == x.size {
+	if x.have.End(start) > start || start == x.size {
 		return nil
 	}
 	w := x.hire(start, x.gapEnd(start, end))
@@ -42,7 +42,7 @@ func (x *fill) takeUp(src Source, want store.Extent, first *Delivery) *worker {
 func (x *fill) assign(connections int) (*worker, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.size >= 0 && x.have.end(0) == x.size && len(x.workers) == 0 {
+	if x.size >= 0 && x.have.End(0) == x.size && len(x.workers) == 0 {
 		return nil, errWhole
 	}
 	if !x.whole && len(x.demands) == 0 && x.users <= 1 && len(x.workers) == 0 {
@@ -59,7 +59,7 @@ func (x *fill) assign(connections int) (*worker, error) {
 // pick is assign's choice. It is called under mu.
 func (x *fill) pick(connections int) *worker {
 	if x.size < 0 || x.noRanges {
-		if at := x.have.end(0); len(x.workers) == 0 && at != x.size && (x.whole || len(x.demands) > 0) {
+		if at := x.have.End(0); len(x.workers) == 0 && at != x.size && (x.whole || len(x.demands) > 0) {
 			return x.hire(at, x.size)
 		}
 		return nil
@@ -68,7 +68,7 @@ func (x *fill) pick(connections int) *worker {
 		return nil
 	}
 	for s := range x.demands {
-		if at := x.have.end(s.needs); at < s.until(x.size) && !x.soon(at) {
+		if at := x.have.End(s.needs); at < s.until(x.size) && !x.soon(at) {
 			end := s.until(x.size)
 			if x.whole {
 				end = x.size
@@ -100,7 +100,7 @@ func (x *fill) soon(off int64) bool {
 
 // orphan returns the first missing byte that no worker is on its way to. It is called under mu.
 func (x *fill) orphan() (int64, bool) {
-	for at := x.have.end(0); at < x.size; {
+	for at := x.have.End(0); at < x.size; {
 		on := at
 		for w := range x.workers {
 			if w.at <= at && at < w.end {
@@ -110,7 +110,7 @@ func (x *fill) orphan() (int64, bool) {
 		if on == at {
 			return at, true
 		}
-		at = x.have.end(on)
+		at = x.have.End(on)
 	}
 	return 0, false
 }
@@ -191,7 +191,7 @@ func (x *fill) alone(w *worker) bool {
 // brought publishes that a worker has brought its next n bytes.
 func (x *fill) brought(w *worker, n int64) {
 	x.update(func() {
-		x.have.add(w.at, w.at+n)
+		x.have.Add(w.at, w.at+n)
 		w.at += n
 		x.received += n
 		if !x.whole && x.size > 0 && float64(x.received) >= x.share*float64(x.size) {
@@ -230,7 +230,7 @@ func (x *fill) progress() (received, left int64) {
 	if x.size < 0 || !x.whole {
 		return x.received, 0
 	}
-	return x.received, x.size - x.have.total()
+	return x.received, x.size - x.have.Total()
 }
 
 // wake has the conductor look again.

@@ -155,7 +155,7 @@ func (x *fill) prove(ctx context.Context) (store.Proof, error) {
 	verifier := store.NewVerifier(x.digest)
 	for {
 		at := verifier.Size()
-		err := x.wait(ctx, func() bool { return x.have.end(at) > at || at == x.size })
+		err := x.wait(ctx, func() bool { return x.have.End(at) > at || at == x.size })
 		if err != nil {
 			return store.Proof{}, err
 		}

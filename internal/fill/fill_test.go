@@ -73,7 +73,7 @@ type memStage struct {
 	digest oci.Digest
 	mu     sync.Mutex
 	data   []byte
-	have   extents
+	have   store.Extents
 }
 
 func (s *memStage) WriteAt(p []byte, off int64) (int, error) {
@@ -85,7 +85,7 @@ func (s *memStage) WriteAt(p []byte, off int64) (int, error) {
 	if need := off + int64(len(p)); int64(len(s.data)) < need {
 		s.data = append(s.data, make([]byte, need-int64(len(s.data)))...)
 	}
-	s.have.add(off, off+int64(len(p)))
+	s.have.Add(off, off+int64(len(p)))
 	return copy(s.data[off:], p), nil
 }
 
@@ -552,37 +552,6 @@ func TestPassVerifies(t *testing.T) {
 				t.Errorf("range %d-%d of wrong bytes: %d bytes and no error", tc.start, tc.end, len(got))
 			}
 			_ = p.Close()
-		}
-	}
-}
-
-func TestExtents(t *testing.T) {
-	t.Parallel()
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 200 {
-		var e extents
-		var model [64]bool
-		for range 30 {
-			start := r.Int64N(64)
-			end := start + r.Int64N(64-start+1)
-			e.add(start, end)
-			for i := start; i < end; i++ {
-				model[i] = true
-			}
-			for off := range int64(64) {
-				want := off
-				for want < 64 && model[want] {
-					want++
-				}
-				if got := e.end(off); got != want {
-					t.Fatalf("after add(%d, %d): end(%d) = %d, want %d in %v", start, end, off, got, want, e)
-				}
-			}
-		}
-		for i := 1; i < len(e); i++ {
-			if e[i-1].End >= e[i].Start {
-				t.Fatalf("runs touch: %v", e)
-			}
 		}
 	}
 }

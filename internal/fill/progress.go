@@ -41,7 +41,7 @@ type fill struct {
 	ready    bool                  // file and size are set
 	file     staged
 	size     int64 // -1 until known
-	have     extents
+	have     store.Extents
 	received int64 // bytes that came from upstream
 	verified bool
 	discards bool // the file is to be removed when the last user leaves
@@ -148,7 +148,7 @@ func (x *fill) begin(file staged, size int64, have []store.Extent) {
 	x.update(func() {
 		x.file, x.size, x.ready, x.waiters = file, size, true, nil
 		for _, e := range have {
-			x.have.add(e.Start, e.End)
+			x.have.Add(e.Start, e.End)
 		}
 	})
 }
@@ -199,7 +199,7 @@ func (x *fill) leave() {
 func (x *fill) frontier() int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.have.end(0)
+	return x.have.End(0)
 }
 
 // total is the size, -1 if it is not known yet.

@@ -137,7 +137,7 @@ func (s *section) until(size int64) int64 {
 func (x *fill) demand(s *section) {
 	s.needs = s.at
 	x.demands[s] = struct{}{}
-	if !x.soon(x.have.end(s.at)) {
+	if !x.soon(x.have.End(s.at)) {
 		x.wake()
 	}
 }
@@ -161,7 +161,7 @@ func (x *fill) want(end int64) {
 
 // released is up to where a reader at off may read in a section that ends at end (-1: unknown). It is called under mu.
 func (x *fill) released(off, end int64) int64 {
-	there := x.have.end(off)
+	there := x.have.End(off)
 	if x.verified {
 		there = x.size
 	}
