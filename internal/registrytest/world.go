@@ -127,6 +127,21 @@ func (w *World) Site(name string, handler http.Handler) string {
 	return w.serve(site{name: name, handler: handler})
 }
 
+// Reserve gives a name to an address and a port that are free, for a server that the test starts by itself.
+func (w *World) Reserve(name string) netip.AddrPort {
+	w.t.Helper()
+	listener, err := listen(0)
+	if err != nil {
+		w.t.Fatalf("reserve an address for %s: %v", name, err)
+	}
+	_ = listener.Close()
+	at := listener.Addr().(*net.TCPAddr).AddrPort()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.addresses[name] = at
+	return at
+}
+
 // Certificate signs a certificate for names and addresses of this world, valid until notAfter.
 func (w *World) Certificate(notAfter time.Time, names ...string) tls.Certificate {
 	template := &x509.Certificate{NotAfter: notAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}

@@ -33,7 +33,7 @@ const canary = "CANARY-8d1f3c"
 
 // world is an internet of its own on loopback: every name under .test is there, and one authority signs for all.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	roots *x509.CertPool
 	ca    *x509.Certificate
 	key   *ecdsa.PrivateKey
@@ -52,7 +52,7 @@ type seen struct {
 	header http.Header
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, roots: x509.NewCertPool()}
 	w.ca, w.key = w.sign(&x509.Certificate{
