@@ -107,7 +107,7 @@ func sure(r *http.Request, content *cache.Content) (int64, error) {
 func (h *Handler) whole(w http.ResponseWriter, r *http.Request, content *cache.Content, size int64) error {
 	setLength(w.Header(), size)
 	w.WriteHeader(http.StatusOK)
-	return send(w, r, content.Body.Range(0, size))
+	return send(w, w, r, content.Body.Range(0, size))
 }
 
 func (h *Handler) part(w http.ResponseWriter, r *http.Request, content *cache.Content, size int64, s span) error {
@@ -115,7 +115,7 @@ func (h *Handler) part(w http.ResponseWriter, r *http.Request, content *cache.Co
 	w.Header().Set("Content-Range", s.contentRange(size))
 	setLength(w.Header(), s.end-s.start)
 	w.WriteHeader(http.StatusPartialContent)
-	return send(w, r, content.Body.Range(s.start, s.end))
+	return send(w, w, r, content.Body.Range(s.start, s.end))
 }
 
 // parts answers a multi-range request, which podman's zstd:chunked and lazy snapshotters send (RFC 9110, section 14.6).
@@ -135,7 +135,7 @@ func (h *Handler) parts(w http.ResponseWriter, r *http.Request, content *cache.C
 	setLength(header, int64(length))
 	w.WriteHeader(http.StatusPartialContent)
 	_, err = writeParts(w, boundary, partType, size, spans, func(part io.Writer, s span) error {
-		return send(part, r, content.Body.Range(s.start, s.end))
+		return send(part, w, r, content.Body.Range(s.start, s.end))
 	})
 	return err
 }

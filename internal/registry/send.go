@@ -30,9 +30,11 @@ type errCut struct{ err error }
 func (e *errCut) Error() string { return "response cut: " + e.err.Error() }
 func (e *errCut) Unwrap() error { return e.err }
 
-// send copies body to the client, TLS records gathered into large writes while it lasts. An error cuts the response.
-func send(w io.Writer, r *http.Request, body io.Reader) (err error) {
-	conn := gather.From(r.Context())
+// send copies body to out, which is the client or a part of what it gets, TLS records gathered into large writes while it
+// lasts. Where a body gives less than it might, as a fill does that waits for its registry, nothing is held back. An
+// error cuts the response.
+func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader) (err error) {
+	conn := gather.From(r)
 	conn.Start()
 	defer func() {
 		if stopped := conn.Stop(); err == nil && stopped != nil {
@@ -46,8 +48,13 @@ func send(w io.Writer, r *http.Request, body io.Reader) (err error) {
 		n, rerr := body.Read(*buffer)
 		if n > 0 {
 			start := time.Now()
-			if _, err := w.Write((*buffer)[:n]); err != nil {
+			if _, err := out.Write((*buffer)[:n]); err != nil {
 				return &errCut{clientGone{err}}
+			}
+			if n < len(*buffer) && rerr == nil {
+				if err := errors.Join(http.NewResponseController(w).Flush(), conn.Flush()); err != nil {
+					return &errCut{clientGone{err}}
+				}
 			}
 			if pool == &smallBuffers && n == smallBuffer && time.Since(start) < quick {
 				pool.Put(buffer)
