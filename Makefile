@@ -1,0 +1,48 @@
+# What is here is a thin list of go commands: any of them can be pasted.
+.POSIX:
+
+GO = go
+BIN = bin
+FUZZTIME = 30s
+
+.PHONY: run build test test-long test-packages bench fmt check-fmt vet clean
+
+# Builds the proxy and starts it on :3128 with its defaults, or with the settings in the environment.
+run: build
+	$(BIN)/container-registry-proxy serve
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/container-registry-proxy ./cmd/container-registry-proxy
+
+# Everything: formatting, vet, all tests with the race detector, and real clients against the program as it is built.
+test: check-fmt vet test-packages
+	scripts/go-test-race -timeout=10m
+	$(GO) test -timeout=10m -count=1 ./test/e2e/
+
+# The same, several times and in another order each, and every fuzz target for FUZZTIME.
+test-long: check-fmt vet test-packages
+	scripts/go-test-race -timeout=60m -count=5 -shuffle=on
+	scripts/fuzz $(FUZZTIME)
+	$(GO) test -timeout=60m -count=3 -shuffle=on ./test/e2e/
+
+# The container clients that ./test/e2e needs; root installs what is absent.
+test-packages:
+	@absent=$$(scripts/install-test-packages --check) || \
+	if [ "$$(id -u)" = 0 ]; then scripts/install-test-packages; \
+	else echo "tests with real clients are skipped: run scripts/install-test-packages as root, and them too; absent: $$absent"; fi
+
+bench:
+	$(GO) test -run='^$$' -bench=. -benchmem ./internal/...
+
+fmt:
+	gofmt -l -w cmd internal test
+
+check-fmt:
+	@unformatted=$$(gofmt -l cmd internal test) && test -z "$$unformatted" || \
+	{ echo "make fmt would change: $$unformatted"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+clean:
+	rm -rf $(BIN)
