@@ -98,6 +98,24 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	return d.race(ctx, network, addrs)
 }
 
+// Own reports whether address, a "host:port", is one of our own listeners.
+func (d *Dialer) Own(ctx context.Context, address string) bool {
+	t, err := parseTarget(address)
+	if err != nil || d.cfg.Own == nil || !slices.ContainsFunc(d.cfg.Own(), func(l netip.AddrPort) bool { return l.Port() == t.port }) {
+		return false
+	}
+	answers, err := d.answers(ctx, t)
+	if err != nil {
+		return false
+	}
+	mine, err := d.mine.addresses()
+	if err != nil {
+		return false
+	}
+	v := vetter{cfg: &d.cfg, mine: mine}
+	return slices.ContainsFunc(answers, func(addr netip.Addr) bool { return v.own(addr.Unmap(), v.kind(addr.Unmap()), t.port) })
+}
+
 // DialTunnel connects to an authority that a client chose, as in CONNECT: DialContext, and only to TunnelPorts, and not
 // to the ports of cluster control planes on private addresses unless TUNNEL_PORTS lists them one by one.
 func (d *Dialer) DialTunnel(ctx context.Context, authority string) (net.Conn, error) {

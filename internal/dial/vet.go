@@ -84,10 +84,7 @@ func (v *vetter) vet(t target, addr netip.Addr) error {
 	if addr.Is6() && v.cfg.DisableIPv6 {
 		return &RefusedError{Address: shown, Reason: "IPv6 is switched off", Setting: "DISABLE_IPV6=false"}
 	}
-	kind := classify(addr)
-	if carried, _ := carriedIPv4(addr); v.mine[addr] || v.mine[carried] {
-		kind = ours
-	}
+	kind := v.kind(addr)
 	if v.own(addr, kind, t.port) {
 		return &RefusedError{Address: shown, Reason: "this proxy's own listener"}
 	}
@@ -95,6 +92,14 @@ func (v *vetter) vet(t target, addr netip.Addr) error {
 		return nil
 	}
 	return &RefusedError{Address: shown, Reason: kind.String(), Setting: settingsOfHost}
+}
+
+// kind classifies addr, which may be one of this machine's.
+func (v *vetter) kind(addr netip.Addr) class {
+	if carried, _ := carriedIPv4(addr); v.mine[addr] || v.mine[carried] {
+		return ours
+	}
+	return classify(addr)
 }
 
 // own reports whether a connection to addr and port would reach one of our listeners.
