@@ -31,6 +31,8 @@ type Config struct {
 	Entries []auth.Entry
 	// Named reports whether the operator named the host; see [auth.Config].
 	Named func(host string) bool
+	// Pairs are token services that the operator trusts for a registry; see [auth.Config].
+	Pairs map[oci.Registry][]string
 	// TLS is the base of every TLS configuration, for its roots; nil means the system's. Verification cannot be switched
 	// off here.
 	TLS *tls.Config
@@ -79,6 +81,7 @@ func New(cfg Config) *Client {
 	c.auth = auth.New(auth.Config{
 		Entries:    cfg.Entries,
 		Named:      cfg.Named,
+		Pairs:      cfg.Pairs,
 		Insecure:   cfg.Insecure,
 		Transport:  tokenTransport{c.transports, false},
 		Unverified: tokenTransport{c.transports, true},
