@@ -1,0 +1,111 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io/fs"
+	"os"
+	"sync"
+	"syscall"
+
+	"container-registry-proxy/internal/oci"
+)
+
+// errForeign says that something other than a regular file has a name of ours. It is neither followed nor removed.
+var errForeign = errors.New("not a regular file")
+
+// openFile opens a file of ours. It follows no link and blocks on no pipe.
+func openFile(path string, flag int) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		err = fmt.Errorf("open %s: %w", path, errForeign)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("open %s: %w", path, errForeign)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// statFile is Lstat of a file of ours: an error matching errForeign if it is not a regular one.
+func statFile(path string) (fs.FileInfo, error) {
+	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", path, errForeign)
+	}
+	return info, err
+}
+
+// names are locks by digest. One is held while the file of a blob appears under its name or goes, together with its
+// entry, so that the removal of an old one does not hit a new one. Unlike Store.mu they are held across those I/Os.
+// They are taken before Store.mu.
+type names struct {
+	seed  maphash.Seed
+	locks [64]sync.Mutex
+}
+
+func newNames() names { return names{seed: maphash.MakeSeed()} }
+
+func (n *names) lock(d oci.Digest) (unlock func()) {
+	mu := &n.locks[maphash.String(n.seed, string(d))%uint64(len(n.locks))]
+	mu.Lock()
+	return mu.Unlock
+}
+
+// errReleased says that the directory belongs to the next process.
+var errReleased = errors.New("the cache directory has been given up")
+
+// change runs what changes the directory, unless it has been given up; Close waits for it. It may be nested.
+func (s *Store) change(op func() error) error {
+	s.mu.Lock()
+	if s.released {
+		s.mu.Unlock()
+		return noSpace{errReleased}
+	}
+	s.changes.Add(1)
+	s.mu.Unlock()
+	defer s.changes.Done()
+	return op()
+}
+
+// removeBlob deletes the file of a blob that is off the index, unless it has been committed again.
+func (s *Store) removeBlob(d oci.Digest) error {
+	return s.change(func() error {
+		defer s.names.lock(d)()
+		s.mu.Lock()
+		again := s.index[d] != nil
+		s.mu.Unlock()
+		if again {
+			return nil
+		}
+		return s.unlink(s.dir.blob(d))
+	})
+}
+
+// removeStaged deletes a file of the staging directory.
+func (s *Store) removeStaged(name string) error {
+	return s.change(func() error { return s.unlink(s.dir.staged(name)) })
+}
+
+// unlink deletes a file of ours. One that is not there is no error, nor is one that is not ours.
+func (s *Store) unlink(path string) error {
+	if err := s.at("remove"); err != nil {
+		return err
+	}
+	_, err := statFile(path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errForeign) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,171 @@
+package disk
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"container-registry-proxy/internal/oci"
+)
+
+// The buckets of the database. Keys are digests.
+const (
+	bucketBlobs  = "blobs"  // record
+	bucketSums   = "sums"   // the chunk sums, 4 bytes each, little-endian
+	bucketStaged = "staged" // stagedRecord as JSON
+)
+
+// entry is a blob of the index. Its fields are guarded by Store.mu.
+type entry struct {
+	digest  oci.Digest
+	size    int64
+	used    int64 // unix seconds of the last use
+	opens   int32 // open blobs and stages
+	hits    uint8 // uses since the policy last looked, up to maxHits
+	main    bool  // in the policy's main queue
+	gone    bool  // removed while open
+	touched bool  // on Store.touched
+	prev    *entry
+	next    *entry
+}
+
+// lookup returns the entry of d, counted as used and opened, or nil.
+func (s *Store) lookup(d oci.Digest) *entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.index[d]
+	if e == nil {
+		return nil
+	}
+	s.opened(e)
+	s.order.hit(e)
+	e.used = s.now().Unix()
+	if !e.touched {
+		e.touched = true
+		s.touched = append(s.touched, e)
+	}
+	return e
+}
+
+// opened counts a use in progress. The caller holds mu.
+func (s *Store) opened(e *entry) {
+	if e.opens++; e.opens == 1 {
+		s.space.open += blocks(e.size)
+	}
+}
+
+// closed ends a use of e; the last one of a removed entry frees its space.
+func (s *Store) closed(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.opens--; e.opens > 0 {
+		return
+	}
+	s.space.open -= blocks(e.size)
+	if e.gone {
+		s.space.blobs -= blocks(e.size)
+	}
+}
+
+// add puts a committed blob into the index and returns its entry, counted as opened. The caller holds mu.
+func (s *Store) add(d oci.Digest, size int64, sums []uint32) *entry {
+	if old := s.index[d]; old != nil {
+		s.forget(old)
+	}
+	e := &entry{digest: d, size: size, used: s.now().Unix()}
+	s.index[d] = e
+	s.order.add(e)
+	s.space.blobs += blocks(size)
+	s.opened(e)
+	s.db.Put(bucketBlobs, string(d), e.record())
+	s.db.Put(bucketSums, string(d), encodeSums(sums))
+	s.sums.put(d, sums)
+	return e
+}
+
+// forget takes an entry off the index. Its space is free once nobody has it open. The caller holds mu and removes the
+// file afterwards. Should the blob be committed again in between, the removal costs it its new file, and the next
+// opening finds that out.
+func (s *Store) forget(e *entry) {
+	delete(s.index, e.digest)
+	s.order.remove(e)
+	e.gone = true
+	if e.opens == 0 {
+		s.space.blobs -= blocks(e.size)
+	}
+	s.db.Delete(bucketBlobs, string(e.digest))
+	s.db.Delete(bucketSums, string(e.digest))
+	s.sums.forget(e.digest)
+}
+
+// record is what the database keeps of an entry: size, last use, and its place in the policy.
+func (e *entry) record() []byte {
+	b := make([]byte, 0, 18)
+	b = binary.LittleEndian.AppendUint64(b, uint64(e.size))
+	b = binary.LittleEndian.AppendUint64(b, uint64(e.used))
+	if e.main {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func parseRecord(b []byte) (e entry, ok bool) {
+	if len(b) != 17 {
+		return entry{}, false
+	}
+	e.size = int64(binary.LittleEndian.Uint64(b))
+	e.used = int64(binary.LittleEndian.Uint64(b[8:]))
+	e.main = b[16] == 1
+	return e, e.size >= 0
+}
+
+// loadIndex reads what an earlier process knew, without looking at the files.
+func (s *Store) loadIndex() {
+	var found []*entry
+	s.db.Scan(bucketBlobs, "", func(key string, value []byte) bool {
+		d, err := oci.ParseDigest(key)
+		e, ok := parseRecord(value)
+		if err == nil && ok && (e.size > 0 || d.Empty()) {
+			e.digest = d
+			found = append(found, &e)
+		}
+		return true
+	})
+	slices.SortFunc(found, func(a, b *entry) int { return int(a.used - b.used) })
+	now := s.now().Unix()
+	for _, e := range found {
+		e.used = min(e.used, now) // a clock that was set back must not keep a blob for ever
+		s.restore(e)
+	}
+}
+
+// restore puts an entry into the index whose file is there already. The caller holds mu.
+func (s *Store) restore(e *entry) {
+	s.index[e.digest] = e
+	s.order.restore(e)
+	s.space.blobs += blocks(e.size)
+}
+
+// saveTouched writes the last uses behind.
+func (s *Store) saveTouched() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.touched {
+		e.touched = false
+		if !e.gone {
+			s.db.Put(bucketBlobs, string(e.digest), e.record())
+		}
+	}
+	s.touched = nil
+}
+
+// inactive lists the blobs that nobody has opened since the time given. The caller holds mu.
+func (s *Store) inactive(since time.Time) []*entry {
+	var found []*entry
+	for _, e := range s.index {
+		if e.used < since.Unix() && s.evictable(e) {
+			found = append(found, e)
+		}
+	}
+	return found
+}

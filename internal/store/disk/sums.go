@@ -1,0 +1,55 @@
+package disk
+
+import (
+	"encoding/binary"
+
+	"github.com/maypok86/otter/v2"
+
+	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/store"
+)
+
+// sumsInMemory bounds the chunk sums that are held in memory: those of 256 GiB of blobs.
+const sumsInMemory = 16 << 20
+
+// sumCache holds the chunk sums of the blobs used of late.
+type sumCache struct {
+	sums *otter.Cache[oci.Digest, []uint32]
+}
+
+func newSumCache() *sumCache {
+	const overhead = 200 // key, slice header, the policy's node
+	return &sumCache{otter.Must(&otter.Options[oci.Digest, []uint32]{
+		MaximumWeight: sumsInMemory,
+		Weigher:       func(_ oci.Digest, sums []uint32) uint32 { return uint32(4*len(sums) + overhead) },
+	})}
+}
+
+func (c *sumCache) get(d oci.Digest) ([]uint32, bool) { return c.sums.GetIfPresent(d) }
+func (c *sumCache) put(d oci.Digest, sums []uint32)   { c.sums.Set(d, sums) }
+func (c *sumCache) forget(d oci.Digest)               { c.sums.Invalidate(d) }
+
+// knownSums returns the recorded sums of a blob, if there are as many as its size needs.
+func (s *Store) knownSums(d oci.Digest, size int64) ([]uint32, bool) {
+	if sums, ok := s.sums.get(d); ok {
+		return sums, true
+	}
+	value, ok := s.db.Get(bucketSums, string(d))
+	if !ok || int64(len(value)) != 4*((size+store.ChunkSize-1)/store.ChunkSize) {
+		return nil, false
+	}
+	sums := make([]uint32, len(value)/4)
+	for i := range sums {
+		sums[i] = binary.LittleEndian.Uint32(value[4*i:])
+	}
+	s.sums.put(d, sums)
+	return sums, true
+}
+
+func encodeSums(sums []uint32) []byte {
+	b := make([]byte, 0, 4*len(sums))
+	for _, sum := range sums {
+		b = binary.LittleEndian.AppendUint32(b, sum)
+	}
+	return b
+}
