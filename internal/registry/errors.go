@@ -33,7 +33,7 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 	}
 	if r.Context().Err() != nil {
 		rec.Status = statusClientGone
-		return
+		panic(http.ErrAbortHandler) // to return without an answer would be a 200, to a client that has closed but one half
 	}
 	var refusal *upstream.Refusal
 	if errors.As(err, &refusal) {
