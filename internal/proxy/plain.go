@@ -1,0 +1,46 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+
+	"container-registry-proxy/internal/accesslog"
+	"container-registry-proxy/internal/oci"
+)
+
+// plain serves a request outside TLS. In absolute form it is for a host: a plain HTTP registry, any other host on port
+// 80, or ourselves; in origin form it is for our own pages.
+func (p *Proxy) plain(w http.ResponseWriter, r *http.Request) {
+	rec := accesslog.From(r.Context())
+	if r.URL.Host == "" {
+		p.local(w, r)
+		return
+	}
+	if r.URL.Scheme != "http" {
+		rec.Kind = accesslog.KindForward
+		writeError(w, r, http.StatusForbidden, oci.CodeDenied, "only http:// is forwarded: use CONNECT for "+newTarget("https", r.URL.Host).String())
+		return
+	}
+	t := newTarget("http", r.URL.Host)
+	if reg, ok := p.cfg.InterceptPlain(r.URL.Host); ok {
+		p.metrics.connections.WithLabelValues("plain").Inc()
+		p.serve(w, r, reg, t)
+		return
+	}
+	if p.cfg.Dialer.Own(r.Context(), net.JoinHostPort(t.host, t.port)) {
+		p.local(w, r)
+		return
+	}
+	rec.Kind, rec.Registry = accesslog.KindForward, t.String()
+	if t.port != "80" {
+		writeError(w, r, http.StatusForbidden, oci.CodeDenied, "plain HTTP is forwarded to port 80 alone: name "+t.String()+" in REGISTRIES if it is a registry")
+		return
+	}
+	p.metrics.connections.WithLabelValues("forward").Inc()
+	p.pass(w, r, t)
+}
+
+func (p *Proxy) local(w http.ResponseWriter, r *http.Request) {
+	accesslog.From(r.Context()).Kind = accesslog.KindLocal
+	p.cfg.Local.ServeHTTP(w, r)
+}

@@ -1,0 +1,148 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"container-registry-proxy/internal/accesslog"
+)
+
+// tunnel connects a client to a host that is not ours and copies bytes until both directions have ended.
+func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rec *accesslog.Record) {
+	// A client that has sent all it wants to send may close its half before it is connected.
+	far, err := p.cfg.Dialer.DialTunnel(context.WithoutCancel(r.Context()), r.URL.Host)
+	if err != nil {
+		status, text := dialFailure(newTarget("https", r.URL.Host).String(), err)
+		p.refuse(w, r, rec, status, text)
+		return
+	}
+	defer far.Close()
+	conn, err := hijack(w)
+	if err != nil {
+		p.refuse(w, r, rec, http.StatusInternalServerError, "connection cannot be taken over")
+		return
+	}
+	defer conn.Close()
+	if !p.held.add(conn) {
+		return
+	}
+	defer p.held.remove(conn)
+	p.metrics.connections.WithLabelValues("tunnel").Inc()
+	p.metrics.tunnels.Inc()
+	defer p.metrics.tunnels.Dec()
+	t := &tunnel{read: p.cfg.Timeouts.TunnelRead, send: p.cfg.Timeouts.TunnelSend}
+	rec.Kind, rec.Status = accesslog.KindTunnel, http.StatusOK
+	if err := t.run(conn, far.(*net.TCPConn)); err != nil {
+		rec.Err = err.Error()
+	}
+	rec.Bytes = t.bytes.Load()
+	p.metrics.tunnelBytes.Add(float64(rec.Bytes))
+	p.cfg.AccessLog.Emit(r.Context(), rec)
+}
+
+// tunnel is the progress of one.
+type tunnel struct {
+	read, send time.Duration
+	bytes      atomic.Int64
+	active     atomic.Int64 // unix nanoseconds of the last byte, in whichever direction
+}
+
+// run copies both ways. An end that has sent all it wants is half-closed towards the other, which may go on.
+func (t *tunnel) run(client *rawConn, far *net.TCPConn) error {
+	near := client.Conn.Conn.(*net.TCPConn)
+	if _, err := io.WriteString(near, established); err != nil {
+		return err
+	}
+	if err := t.sendEarly(client, far); err != nil {
+		return err
+	}
+	t.active.Store(time.Now().UnixNano())
+	var wg sync.WaitGroup
+	var up, down error
+	wg.Go(func() { up = t.copy(far, near) })
+	wg.Go(func() { down = t.copy(near, far) })
+	wg.Wait()
+	return cause(up, down)
+}
+
+// cause is the first of the errors that is not the consequence of another: an error closes both ends.
+func cause(errs ...error) error {
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendEarly sends on what came with the CONNECT.
+func (t *tunnel) sendEarly(client *rawConn, far *net.TCPConn) error {
+	if client.early == nil || client.early.Buffered() == 0 {
+		return nil
+	}
+	n, err := io.CopyN(far, client.early, int64(client.early.Buffered()))
+	t.bytes.Add(n)
+	return err
+}
+
+// burst is how much is copied, without passing through this process (splice), before the time-outs begin anew.
+const burst = 1 << 20
+
+// errIdle ends a tunnel in which nothing has moved for too long.
+var errIdle = errors.New("tunnel: no byte from either end within PROXY_CONNECT_READ_TIMEOUT")
+
+// copy copies from src to dst until src has no more, then half-closes dst. An error closes both: what is missing cannot
+// be made up for.
+func (t *tunnel) copy(dst, src *net.TCPConn) error {
+	for {
+		n, err := t.step(dst, src)
+		switch {
+		case err != nil:
+			_ = dst.Close()
+			_ = src.Close()
+			return err
+		case n == 0:
+			_ = dst.CloseWrite() // the other direction may be over already
+			return nil
+		}
+	}
+}
+
+// step copies up to one burst and returns 0 at the end of src. A time-out of dst is an error; one of src is, when the
+// other direction has been idle as long.
+func (t *tunnel) step(dst, src *net.TCPConn) (int64, error) {
+	for {
+		// Each direction looks up often enough for the other one to know that it moves.
+		lookUp := time.Now().Add(t.read / 4)
+		// A write that begins just before src would time out still has all of its own time. So what times out before
+		// the later of the two is src, and nothing is lost: splice loses what it has read where dst times out.
+		stuckAt := lookUp.Add(t.send)
+		if err := errors.Join(src.SetReadDeadline(lookUp), dst.SetWriteDeadline(stuckAt)); err != nil {
+			return 0, err
+		}
+		n, err := io.Copy(dst, io.LimitReader(src, burst))
+		now := time.Now()
+		if n > 0 {
+			t.bytes.Add(n)
+			t.active.Store(now.UnixNano())
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		switch {
+		case !now.Before(stuckAt):
+			return n, errors.New("tunnel: an end takes nothing within PROXY_CONNECT_SEND_TIMEOUT")
+		case n > 0:
+			return n, nil
+		case now.Sub(time.Unix(0, t.active.Load())) >= t.read:
+			return 0, errIdle
+		}
+	}
+}
