@@ -1,0 +1,78 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"container-registry-proxy/internal/config"
+	"container-registry-proxy/internal/upstream/auth"
+)
+
+// newLogger writes to w as the configuration says.
+func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	if cfg.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// greet says in a few lines what runs where, and what to do next on a client.
+func (a *App) greet(w io.Writer) {
+	proxy := "http://" + a.clientAddress()
+	certificate := a.cfg.CACertFile
+	if certificate == "" {
+		certificate = filepath.Join(a.cfg.CADirectory, "ca.crt")
+	}
+	fmt.Fprintf(w, `container-registry-proxy listens on %s for clients, on %s for the operator
+  cache  %s, %s at most
+  CA     %s
+         SHA-256 %s
+Next, on a client of this machine:
+`, a.front.Addr(), a.admin.Addr(), a.cfg.CacheDirectory, size(a.cfg.CacheMaxSize), certificate, a.parts.authority.Fingerprint())
+	fmt.Fprintf(w, `  dockerd     curl -fsS %[1]s/setup/systemd | sudo bash
+  containerd  curl -fsS %[1]s/setup/systemd | sudo bash
+  podman      curl -fsS %[1]s/ca.crt -o ca.crt && HTTPS_PROXY=%[1]s SSL_CERT_FILE=$PWD/ca.crt podman pull docker.io/library/alpine
+Pull twice and watch the log: first "outcome":"miss", then "outcome":"hit".
+`, proxy)
+}
+
+// clientAddress is host:port as a client would write it.
+func (a *App) clientAddress() string {
+	addr := a.front.Addr().(*net.TCPAddr)
+	host := addr.IP.String()
+	if addr.IP.IsUnspecified() {
+		host = "127.0.0.1"
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(addr.Port))
+}
+
+// size is a number of bytes in nginx's units, as the settings take them.
+func size(n int64) string {
+	for _, unit := range []struct {
+		bytes int64
+		name  string
+	}{{1 << 30, "g"}, {1 << 20, "m"}, {1 << 10, "k"}} {
+		if n >= unit.bytes && n%unit.bytes == 0 {
+			return strconv.FormatInt(n/unit.bytes, 10) + unit.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// entries are the configured logins in the words of package auth.
+func entries(credentials []config.Credential) []auth.Entry {
+	list := make([]auth.Entry, 0, len(credentials))
+	for _, c := range credentials {
+		list = append(list, auth.Entry{Host: c.Host, Credential: auth.Credential{Username: c.Username, Password: c.Password}})
+	}
+	return list
+}

@@ -1,0 +1,197 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"container-registry-proxy/internal/access"
+	"container-registry-proxy/internal/accesslog"
+	"container-registry-proxy/internal/admin"
+	"container-registry-proxy/internal/cache"
+	"container-registry-proxy/internal/config"
+	"container-registry-proxy/internal/dial"
+	"container-registry-proxy/internal/freshness"
+	"container-registry-proxy/internal/metadata"
+	"container-registry-proxy/internal/mitm"
+	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/proxy"
+	"container-registry-proxy/internal/registry"
+	"container-registry-proxy/internal/setup"
+	"container-registry-proxy/internal/store/disk"
+	"container-registry-proxy/internal/upstream"
+)
+
+// parts is what runs.
+type parts struct {
+	store     *disk.Store
+	cache     *cache.Cache
+	proxy     *proxy.Proxy
+	admin     http.Handler
+	authority *mitm.Authority
+	own       *ownAddresses
+}
+
+// wire builds the parts from the bottom up. It is long because it is straight: one line of thought, no decisions but
+// which value goes where.
+func (a *App) wire() (*parts, error) {
+	cfg, log := a.cfg, a.log
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	prefixed := prometheus.WrapRegistererWithPrefix("container_registry_proxy_", metrics)
+	p := &parts{own: &ownAddresses{}}
+
+	authority, err := mitm.Open(mitm.Config{
+		Directory: cfg.CADirectory, CertFile: cfg.CACertFile, KeyFile: cfg.CAKeyFile, HTTP2: cfg.HTTP2,
+		Log: log.With("component", "mitm"), Registerer: prefixed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.authority = authority
+	if err := a.openStore(p, prefixed); err != nil {
+		return nil, err
+	}
+	ports, err := dial.ParsePortSet(cfg.TunnelPorts)
+	if err != nil {
+		return nil, fmt.Errorf("TUNNEL_PORTS: %w", err)
+	}
+	destinations := dial.Config{
+		AllowedNetworks: cfg.AllowedNetworks, Named: cfg.Named, Own: p.own.list,
+		DisableIPv6: cfg.DisableIPv6, RefusePrivate: cfg.RefusePrivate, TunnelPorts: ports,
+	}
+	roots, err := upstreamRoots(cfg.UpstreamCAFile)
+	if err != nil {
+		return nil, err
+	}
+	registryLabel := closedSet(cfg.Registries.Exact())
+	client := upstream.New(upstream.Config{
+		Dialer:  dial.New(within(destinations, cfg.Timeouts.ProxyConnect)),
+		Entries: entries(cfg.Credentials), Named: cfg.Named, Pairs: cfg.TokenServices,
+		TLS:         &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		Insecure:    func(host string) bool { return !cfg.VerifyTLS && cfg.Named(host) },
+		ReadTimeout: cfg.Timeouts.ProxyRead, SendTimeout: cfg.Timeouts.ProxySend,
+		ForceHTTP11: cfg.ForceHTTP11,
+		Registries:  func(r oci.Registry) string { return registryLabel(string(r)) },
+		Log:         log.With("component", "upstream"), Registerer: prefixed,
+	})
+	rules, err := freshness.NewRules(cfg.ManifestCache)
+	if err != nil {
+		return nil, err
+	}
+	known := metadata.New(p.store.DB())
+	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentral, Log: log.With("component", "access")})
+	p.cache = cache.New(cache.Config{
+		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules,
+		Log: log.With("component", "cache"),
+	})
+	records := accesslog.New(accesslog.Config{Log: log, Registerer: prefixed, Registries: registryLabel})
+	p.proxy = proxy.New(proxy.Config{
+		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
+		Registry: registry.New(registry.Config{
+			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentral,
+			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, Log: log.With("component", "registry"),
+		}),
+		Local:     setup.Handler(setup.Config{CertificatePEM: authority.CertificatePEM(), Healthy: a.healthy}),
+		Authority: authority, Dialer: dial.New(within(destinations, cfg.Timeouts.TunnelConnect)), Upstream: client.Transport(),
+		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),
+		AccessLog: records, Log: log.With("component", "proxy"), Registerer: prefixed,
+	})
+	p.admin = admin.New(admin.Config{Gatherer: metrics, Ready: a.ready, Listen: cfg.AdminListen})
+	return p, nil
+}
+
+// openStore opens the cache directory and what is known of its content.
+func (a *App) openStore(p *parts, metrics prometheus.Registerer) (err error) {
+	p.store, err = disk.Open(disk.Config{
+		Directory: a.cfg.CacheDirectory, MaxSize: a.cfg.CacheMaxSize, MinFree: a.cfg.CacheMinFree, Inactive: a.cfg.CacheInactive,
+		Log: a.log.With("component", "store"), Registerer: metrics,
+	})
+	if err != nil {
+		return err
+	}
+	a.stops.add("store", func(context.Context) error { return p.store.Close() })
+	return nil
+}
+
+// within is a dialer's configuration with a time-out for one connect.
+func within(cfg dial.Config, connect time.Duration) dial.Config {
+	cfg.Timeout = connect
+	return cfg
+}
+
+// clientTimeouts are those that concern clients and tunnels.
+func clientTimeouts(t config.Timeouts) proxy.Timeouts {
+	return proxy.Timeouts{
+		Send: t.Send, Body: t.ClientBody, Header: t.ClientHeader, KeepAlive: t.KeepAlive,
+		TunnelRead: t.TunnelRead, TunnelSend: t.TunnelSend,
+	}
+}
+
+// upstreamRoots are the system's roots and those of the file, if there is one.
+func upstreamRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("system's root certificates: %w", err)
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("UPSTREAM_CA_FILE: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("UPSTREAM_CA_FILE=%s: holds no PEM certificate: want -----BEGIN CERTIFICATE----- blocks", file)
+	}
+	return pool, nil
+}
+
+// ownAddresses are the listeners' addresses, known once they listen.
+type ownAddresses struct {
+	addrs atomic.Pointer[[]netip.AddrPort]
+}
+
+func (o *ownAddresses) set(addrs ...net.Addr) {
+	var list []netip.AddrPort
+	for _, addr := range addrs {
+		if tcp, ok := addr.(*net.TCPAddr); ok {
+			list = append(list, tcp.AddrPort())
+		}
+	}
+	o.addrs.Store(&list)
+}
+
+func (o *ownAddresses) list() []netip.AddrPort {
+	if p := o.addrs.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// closedSet returns a function that keeps the names of the set and calls everything else "other": strangers' names
+// never become labels.
+func closedSet(names []string) func(string) string {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		if r, err := oci.ParseRegistry(name); err == nil {
+			set[string(r)] = true
+		}
+	}
+	return func(name string) string {
+		if set[name] {
+			return name
+		}
+		return "other"
+	}
+}
