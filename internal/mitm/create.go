@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -62,9 +63,12 @@ func (p *pair) ensure(log *slog.Logger) error {
 		if err := writeKey(p.keyFile); err != nil {
 			return err
 		}
-		log.Info("certificate authority made: clients have to be given its certificate", "certificate", p.certFile)
 	}
-	return p.writeCertificate(time.Now())
+	if err := p.writeCertificate(time.Now()); err != nil {
+		return err
+	}
+	log.Info("certificate authority made: clients have to be given its certificate", "certificate", p.certFile)
+	return nil
 }
 
 // exists is false only where there certainly is nothing: what cannot be looked at is not to be replaced.
@@ -114,8 +118,10 @@ func (p *pair) writeCertificate(now time.Time) error {
 	return durable.WriteFile(p.certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
-// selfSign issues an authority's certificate. Leaves follow it directly, so it may have no authority below it.
+// selfSign issues an authority's certificate. It may have no authority below it but where the key, found without its
+// certificate, is an RSA key: see [newIssuer].
 func selfSign(key crypto.Signer, now time.Time) ([]byte, error) {
+	_, slow := key.(*rsa.PrivateKey)
 	template := &x509.Certificate{
 		Subject:               pkix.Name{Organization: []string{organization}, CommonName: commonName(now)},
 		NotBefore:             now.Add(-backdate),
@@ -123,7 +129,7 @@ func selfSign(key crypto.Signer, now time.Time) ([]byte, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLenZero:        !slow,
 	}
 	return x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// maxHosts bounds the hosts that are kept, each of which takes about 3 KiB. Few have as many registries; but a wildcard
+// maxHosts bounds the hosts that are kept, each of which takes 2 KiB. Few have as many registries; but a wildcard
 // in the configuration makes a host of any name that a client thinks of.
 const maxHosts = 1024
 

@@ -22,8 +22,9 @@ type issuer struct {
 }
 
 // newIssuer is the pair itself, or a P-256 authority below it that lives as long as the process, where the pair's key is
-// an RSA key and its path length allows one. RSA-4096, the nginx originals' kind, takes 60 times the time to sign: with a
-// wildcard configured, a stranger could keep a core busy by asking for 150 new names a second. It costs clients the check of one more signature.
+// an RSA key and its path length allows one. RSA-4096, the nginx originals' kind, takes 50 times as long to mint with,
+// 6.8 ms: where a wildcard is configured, a stranger could keep a core busy by asking for 150 new names a second. Clients
+// pay nothing for it: they check a signature more, and are sent one large certificate less, as they have the topmost.
 func newIssuer(p *pair) (*issuer, error) {
 	chain, key := p.chain, p.key
 	if _, slow := key.(*rsa.PrivateKey); slow && roomBelow(chain) {

@@ -34,7 +34,7 @@ func parseKey(path string, data []byte) (crypto.Signer, error) {
 
 var (
 	errPassphrase = fmt.Errorf("key is protected by a passphrase other than %q, the only one that is tried", passphrase)
-	errDamagedKey = errors.New("key is damaged, or of a kind that cannot sign")
+	errDamagedKey = errors.New("key is damaged, or of a kind that signs no certificates")
 )
 
 func decodeKey(block *pem.Block) (crypto.Signer, error) {
@@ -60,7 +60,7 @@ func decodeKey(block *pem.Block) (crypto.Signer, error) {
 	case "PRIVATE KEY":
 		key, err = x509.ParsePKCS8PrivateKey(der)
 	case "ENCRYPTED PRIVATE KEY":
-		key, err = decryptPKCS8(der)
+		return decryptPKCS8(der)
 	default:
 		return nil, fmt.Errorf("%q is a form that is not supported", block.Type)
 	}
@@ -68,13 +68,16 @@ func decodeKey(block *pem.Block) (crypto.Signer, error) {
 		return nil, errPassphrase // one wrong passphrase in 256 leaves what looks like padding
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errDamagedKey, err)
 	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, errDamagedKey
+	return signer(key)
+}
+
+func signer(key any) (crypto.Signer, error) {
+	if s, ok := key.(crypto.Signer); ok {
+		return s, nil
 	}
-	return signer, nil
+	return nil, errDamagedKey // one that only agrees on keys
 }
 
 // PKCS #5 v2.1, A.4: anything else that protects a PKCS#8 key is a scheme of PKCS #5 v1.5 or PKCS #12.
@@ -100,13 +103,13 @@ type derivation struct {
 	}
 }
 
-// Bounds of the work that opening a key may take, some seconds and half a GiB: a damaged file must not stall the start.
+// Bounds of the work that opening a key may take, a few seconds and a quarter of a GiB: a damaged file must not stall the start.
 const (
-	maxCost   = 1 << 24
-	maxMemory = 1 << 29
+	maxCost   = 1 << 22
+	maxMemory = 1 << 28
 )
 
-func decryptPKCS8(der []byte) (key any, err error) {
+func decryptPKCS8(der []byte) (key crypto.Signer, err error) {
 	var info protected
 	if _, err := asn1.Unmarshal(der, &info); err != nil {
 		return nil, errDamagedKey
@@ -128,9 +131,12 @@ func decryptPKCS8(der []byte) (key any, err error) {
 			key, err = nil, errDamagedKey
 		}
 	}()
-	key, err = pkcs8.ParsePKCS8PrivateKey(der, []byte(passphrase))
-	if err != nil && strings.Contains(err.Error(), "incorrect password") {
+	decrypted, err := pkcs8.ParsePKCS8PrivateKey(der, []byte(passphrase))
+	switch {
+	case err == nil:
+		return signer(decrypted)
+	case strings.HasSuffix(err.Error(), "incorrect password"): // the library has no other mark
 		return nil, errPassphrase
 	}
-	return key, err
+	return nil, fmt.Errorf("key cannot be decrypted: %w", err)
 }

@@ -31,7 +31,7 @@ const day = 24 * time.Hour
 // Config has what an Authority needs.
 type Config struct {
 	// Directory holds ca.crt and ca.key; they are made if neither is there. A directory of the nginx original's is used
-	// as it is. Ignored where CertFile is set.
+	// as it is. Neither read nor made where CertFile is set.
 	Directory string
 	// CertFile and KeyFile are an authority of the operator's own, PEM: first the certificate that belongs to the key,
 	// then its issuers. Both are set, or neither. They are only read.
@@ -62,6 +62,9 @@ func Open(cfg Config) (*Authority, error) {
 	}
 	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
 		return nil, errors.New("certificate authority: a certificate and its key belong together: want both files, or neither")
+	}
+	if cfg.CertFile == "" && cfg.Directory == "" {
+		return nil, errors.New("certificate authority: no directory and no files: want one or the other")
 	}
 	p := &pair{certFile: cfg.CertFile, keyFile: cfg.KeyFile}
 	if cfg.CertFile == "" {
@@ -134,7 +137,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	daily := time.NewTicker(day)
 	defer daily.Stop()
 	for {
-		if left := time.Until(a.expires); left < expiryNotice {
+		if left := time.Until(a.expires); left <= expiryNotice {
 			a.log.Warn("certificate authority expires soon: clients will refuse everything it has signed; make another one and give it to them",
 				"expires", a.expires.UTC().Format(time.RFC3339), "days_left", max(0, int(left/day)), "fingerprint", a.Fingerprint())
 		}
