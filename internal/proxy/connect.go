@@ -14,7 +14,6 @@ import (
 
 	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/dial"
-	"container-registry-proxy/internal/gather"
 	"container-registry-proxy/internal/oci"
 )
 
@@ -106,13 +105,13 @@ func hijack(w http.ResponseWriter) (*rawConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rawConn{Conn: conn.(*gather.Conn), early: buffered.Reader}, nil
+	return &rawConn{Conn: conn, early: buffered.Reader}, nil
 }
 
 // rawConn is a client's connection after CONNECT. What came with the CONNECT is read first.
 type rawConn struct {
-	*gather.Conn
-	early *bufio.Reader
+	net.Conn // a *sniffedConn, or a *tls.Conn above one
+	early    *bufio.Reader
 }
 
 func (c *rawConn) Read(p []byte) (int, error) {
@@ -121,6 +120,15 @@ func (c *rawConn) Read(p []byte) (int, error) {
 	}
 	c.early = nil
 	return c.Conn.Read(p)
+}
+
+// bare is the connection without what we put on top, for when all that was read early has been taken: between two bare
+// sockets the kernel copies by itself.
+func (c *rawConn) bare() end {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		return t
+	}
+	return c.Conn.(*sniffedConn).Conn.Conn.(*net.TCPConn)
 }
 
 // clientConn is below the TLS of an intercepted connection, and says whom it was opened for.

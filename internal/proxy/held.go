@@ -55,16 +55,21 @@ func (h *held) drain(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	h.mu.Lock()
-	for c := range h.conns {
-		_ = c.Close() // cut: that is what is wanted
-	}
-	h.mu.Unlock()
+	h.cut()
 	return context.Cause(ctx)
 }
 
-// handover is the listener of the inner server: its connections are those that the outer one has accepted and given
-// away.
+// cut takes no more and closes what there is.
+func (h *held) cut() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.draining = true
+	for c := range h.conns {
+		_ = c.Close() // cut: that is what is wanted
+	}
+}
+
+// handover is a listener whose connections somebody else has accepted.
 type handover struct {
 	conns chan net.Conn
 	done  chan struct{}

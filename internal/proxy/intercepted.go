@@ -23,7 +23,10 @@ type interceptionKey struct{}
 func withInterception(ctx context.Context, c net.Conn) context.Context {
 	conn := c.(*tls.Conn).NetConn().(*clientConn)
 	ctx = context.WithValue(ctx, interceptionKey{}, conn)
-	return gather.NewContext(ctx, conn.Conn.(*rawConn).Conn)
+	if _, twice := conn.Conn.(*rawConn).Conn.(*tls.Conn); twice {
+		return ctx
+	}
+	return gather.NewContext(ctx, gatherer(conn.Conn.(*rawConn).Conn))
 }
 
 // intercepted serves a request on an intercepted connection. One that names another host than the connection was

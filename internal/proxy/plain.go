@@ -13,7 +13,7 @@ import (
 func (p *Proxy) plain(w http.ResponseWriter, r *http.Request) {
 	rec := accesslog.From(r.Context())
 	if r.URL.Host == "" {
-		p.local(w, r)
+		p.ourselves(w, r)
 		return
 	}
 	if r.URL.Scheme != "http" {
@@ -28,7 +28,7 @@ func (p *Proxy) plain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if p.cfg.Dialer.Own(r.Context(), net.JoinHostPort(t.host, t.port)) {
-		p.local(w, r)
+		p.ourselves(w, r)
 		return
 	}
 	rec.Kind, rec.Registry = accesslog.KindForward, t.String()
@@ -40,7 +40,12 @@ func (p *Proxy) plain(w http.ResponseWriter, r *http.Request) {
 	p.pass(w, r, t)
 }
 
-func (p *Proxy) local(w http.ResponseWriter, r *http.Request) {
+// ourselves answers what is asked of us: as a mirror, or for our own pages.
+func (p *Proxy) ourselves(w http.ResponseWriter, r *http.Request) {
+	if ours(r.URL.Path, hubSearch) {
+		p.mirror(w, r)
+		return
+	}
 	accesslog.From(r.Context()).Kind = accesslog.KindLocal
 	p.cfg.Local.ServeHTTP(w, r)
 }

@@ -1,6 +1,7 @@
 // Package proxy is the front door on :3128. It sorts what comes in: CONNECT to a registry is intercepted, CONNECT to
 // anything else is a tunnel of bytes that nobody reads; plain HTTP for a registry is the registry's, for any other host it
-// is forwarded; a request in origin form is for our own pages. Its invariant: what is asked inside a connection goes to the
+// is forwarded; a request in origin form is for our own pages or, below /v2/, for us as a mirror. The port speaks HTTP and
+// TLS: a client's first byte decides. Its invariant: what is asked inside a connection goes to the
 // authority that the connection was opened for, and to nobody else, over the vetted dialer.
 //
 // Intercepted connections are served by an http.Server of their own, so that its time-outs and its shutdown concern
@@ -13,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,6 +45,12 @@ type Config struct {
 	InterceptPlain func(authority string) (oci.Registry, bool)
 	// Registry serves /v2/ and /v1/ of the registry that the request's context names.
 	Registry http.Handler
+	// DefaultRegistry is the one that a mirror request means which names none; empty means Docker Hub.
+	DefaultRegistry oci.Registry
+	// MirrorAll lets mirror requests name any registry, not only those that Intercept knows.
+	MirrorAll bool
+	// ServerTLS is for clients that speak TLS to ourselves; nil means that none may.
+	ServerTLS *tls.Config
 	// Local serves our own pages.
 	Local     http.Handler
 	Authority Authority
@@ -69,15 +77,18 @@ type Timeouts struct {
 
 // Proxy serves clients. It is safe for concurrent use.
 type Proxy struct {
-	cfg     Config
-	outer   *http.Server
-	inner   *http.Server
-	handed  *handover // what outer hands to inner
-	held    held      // connections that no server knows of: tunnels, handshakes in progress
-	rest    http.Handler
-	metrics *metrics
-	ctx     context.Context // of requests that outlive their handlers' servers: upgraded connections
-	end     context.CancelFunc
+	cfg      Config
+	outer    *http.Server
+	inner    *http.Server
+	accepted *handover // what clients have opened, for outer
+	handed   *handover // what outer hands to inner
+	held     held      // connections that no server knows of: tunnels, handshakes in progress
+	silent   held      // those that have not said anything yet
+	listener atomic.Pointer[net.Listener]
+	rest     http.Handler
+	metrics  *metrics
+	ctx      context.Context // of requests that outlive their handlers' servers: upgraded connections
+	end      context.CancelFunc
 }
 
 // Limits on what a client may send ahead of a body. Signed URLs reach a few kilobytes, tokens 16 KiB.
@@ -92,12 +103,15 @@ func New(cfg Config) *Proxy {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{cfg: cfg, handed: newHandover(), metrics: newMetrics(cfg.Registerer)}
+	if cfg.DefaultRegistry == "" {
+		cfg.DefaultRegistry = oci.DockerHub
+	}
+	p := &Proxy{cfg: cfg, accepted: newHandover(), handed: newHandover(), metrics: newMetrics(cfg.Registerer)}
 	p.ctx, p.end = context.WithCancel(context.Background())
 	p.rest = p.newRest()
 	p.outer = p.newServer(http.HandlerFunc(p.front))
 	p.outer.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return gather.NewContext(ctx, c.(*gather.Conn))
+		return gather.NewContext(ctx, gatherer(c))
 	}
 	p.inner = p.newServer(cfg.AccessLog.Handler(p.bounded(http.HandlerFunc(p.intercepted))))
 	p.inner.ConnContext = withInterception
@@ -124,11 +138,14 @@ func (p *Proxy) newServer(handler http.Handler) *http.Server {
 
 // Serve takes clients from l until Shutdown. It returns [http.ErrServerClosed] then.
 func (p *Proxy) Serve(l net.Listener) error {
+	p.listener.Store(&l)
 	var g errgroup.Group
 	g.Go(func() error { return p.inner.Serve(p.handed) })
+	g.Go(func() error { return p.outer.Serve(p.accepted) })
 	g.Go(func() error {
 		defer p.handed.Close()
-		return p.outer.Serve(gathering{l, p.cfg.Timeouts.Send})
+		defer p.accepted.Close()
+		return p.accept(l)
 	})
 	return g.Wait()
 }
@@ -136,10 +153,14 @@ func (p *Proxy) Serve(l net.Listener) error {
 // Shutdown takes no more clients, lets requests and tunnels finish until ctx ends, and then cuts them.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	defer p.end()
+	if l := p.listener.Load(); l != nil {
+		_ = (*l).Close() // whoever opened it may have closed it
+	}
 	var g errgroup.Group
 	g.Go(func() error { return ended(p.outer, p.outer.Shutdown(ctx)) })
 	g.Go(func() error { return ended(p.inner, p.inner.Shutdown(ctx)) })
 	g.Go(func() error { return p.held.drain(ctx) })
+	p.silent.cut()
 	return g.Wait()
 }
 
@@ -159,18 +180,4 @@ func (p *Proxy) front(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.cfg.AccessLog.Handler(p.bounded(http.HandlerFunc(p.plain))).ServeHTTP(w, r)
-}
-
-// gathering wraps the connections of a listener.
-type gathering struct {
-	net.Listener
-	timeout time.Duration
-}
-
-func (l gathering) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return gather.New(c, l.timeout), nil
 }

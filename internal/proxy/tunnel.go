@@ -56,13 +56,13 @@ type tunnel struct {
 
 // run copies both ways. An end that has sent all it wants is half-closed towards the other, which may go on.
 func (t *tunnel) run(client *rawConn, far *net.TCPConn) error {
-	near := client.Conn.Conn.(*net.TCPConn)
-	if _, err := io.WriteString(near, established); err != nil {
+	if _, err := io.WriteString(client, established); err != nil {
 		return err
 	}
 	if err := t.sendEarly(client, far); err != nil {
 		return err
 	}
+	near := client.bare()
 	t.active.Store(time.Now().UnixNano())
 	var wg sync.WaitGroup
 	var up, down error
@@ -84,12 +84,22 @@ func cause(errs ...error) error {
 
 // sendEarly sends on what came with the CONNECT.
 func (t *tunnel) sendEarly(client *rawConn, far *net.TCPConn) error {
-	if client.early == nil || client.early.Buffered() == 0 {
-		return nil
+	early := 0
+	if client.early != nil {
+		early = client.early.Buffered()
 	}
-	n, err := io.CopyN(far, client.early, int64(client.early.Buffered()))
+	if s, ok := client.Conn.(*sniffedConn); ok {
+		early += len(s.first)
+	}
+	n, err := io.CopyN(far, client, int64(early))
 	t.bytes.Add(n)
 	return err
+}
+
+// end is one end of a tunnel: a [*net.TCPConn], or a [*tls.Conn].
+type end interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // burst is how much is copied, without passing through this process (splice), before the time-outs begin anew.
@@ -100,7 +110,7 @@ var errIdle = errors.New("tunnel: no byte from either end within PROXY_CONNECT_R
 
 // copy copies from src to dst until src has no more, then half-closes dst. An error closes both: what is missing cannot
 // be made up for.
-func (t *tunnel) copy(dst, src *net.TCPConn) error {
+func (t *tunnel) copy(dst, src end) error {
 	for {
 		n, err := t.step(dst, src)
 		switch {
@@ -117,7 +127,7 @@ func (t *tunnel) copy(dst, src *net.TCPConn) error {
 
 // step copies up to one burst and returns 0 at the end of src. A time-out of dst is an error; one of src is, when the
 // other direction has been idle as long.
-func (t *tunnel) step(dst, src *net.TCPConn) (int64, error) {
+func (t *tunnel) step(dst, src end) (int64, error) {
 	for {
 		// Each direction looks up often enough for the other one to know that it moves.
 		lookUp := time.Now().Add(t.read / 4)
