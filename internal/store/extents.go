@@ -33,6 +33,35 @@ func (e Extents) End(off int64) int64 {
 	return off
 }
 
+// Next returns where the first run that begins after off begins, or -1.
+func (e Extents) Next(off int64) int64 {
+	for _, x := range e {
+		if x.Start > off {
+			return x.Start
+		}
+	}
+	return -1
+}
+
+// Without returns the bytes of e that are not in other.
+func (e Extents) Without(other Extents) (rest Extents) {
+	for _, x := range e {
+		for at := x.Start; at < x.End; {
+			if end := other.End(at); end > at {
+				at = end
+				continue
+			}
+			end := x.End
+			if next := other.Next(at); next >= 0 {
+				end = min(end, next)
+			}
+			rest.Add(at, end)
+			at = end
+		}
+	}
+	return rest
+}
+
 // Total is the number of bytes in the set.
 func (e Extents) Total() (n int64) {
 	for _, x := range e {

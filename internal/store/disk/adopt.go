@@ -1,23 +1,31 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"container-registry-proxy/internal/oci"
 )
 
 // adopt takes a file into the index that has the name of a blob: of a commit whose record a crash has lost, or of a
-// database that was lost. Its bytes are hashed when it is first opened.
+// database that was lost. Its bytes are hashed when it is first opened. What is being evicted is not adopted.
 func (s *Store) adopt(d oci.Digest) bool {
+	s.unlinking.Lock()
+	defer s.unlinking.Unlock()
 	err := s.change(func() error {
 		defer s.names.lock(d)()
-		info, err := statFile(s.dir.blob(d))
+		path, err := s.blobPath(d)
+		if err != nil {
+			return err
+		}
+		info, err := statFile(path)
 		if err != nil {
 			return err
 		}
@@ -26,8 +34,11 @@ func (s *Store) adopt(d oci.Digest) bool {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.index[d] == nil {
-			s.restore(&entry{digest: d, size: info.Size(), used: min(info.ModTime().Unix(), s.now().Unix())})
+		going := slices.ContainsFunc(s.evicted, func(file evicted) bool { return file.blob == d })
+		if s.index[d] == nil && !going {
+			e := &entry{digest: d, size: info.Size(), used: s.now().Unix()}
+			s.restore(e)
+			s.db.Put(bucketBlobs, string(d), e.record())
 		}
 		return nil
 	})
@@ -36,34 +47,51 @@ func (s *Store) adopt(d oci.Digest) bool {
 
 // survey walks the directory for files that the index does not know, and for entries whose files are gone.
 func (s *Store) survey(ctx context.Context) {
+	var strangers []string
+	entries := s.byShard()
 	for _, algorithm := range []string{"sha256", "sha512"} {
 		for i := range 256 {
 			if ctx.Err() != nil {
 				return
 			}
-			if err := s.surveyShard(algorithm, fmt.Sprintf("%02x", i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			shard := algorithm + ":" + fmt.Sprintf("%02x", i)
+			found, err := s.surveyShard(shard, entries[shard])
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				s.log.Warn("survey of the cache directory", "err", err)
 			}
+			strangers = append(strangers, found...)
 		}
+	}
+	if len(strangers) > 0 {
+		s.log.Warn("foreign files among the blobs are left alone", "files", len(strangers), "first", strangers[0])
 	}
 	s.adopting.Store(false)
 	s.countForeign(ctx)
 }
 
-func (s *Store) surveyShard(algorithm, shard string) error {
-	known := s.shardEntries(algorithm, shard)
-	path := filepath.Join(s.dir.blobs(), algorithm, shard)
-	if info, err := os.Lstat(path); err != nil || !info.IsDir() {
-		return err
+// surveyShard does so for one directory, of the digests that begin with shard, and returns the paths of what has no
+// place in it.
+func (s *Store) surveyShard(shard string, entries []*entry) (strangers []string, err error) {
+	known := map[oci.Digest]*entry{}
+	for _, e := range entries {
+		known[e.digest] = e
+	}
+	algorithm, first, _ := strings.Cut(shard, ":")
+	path := filepath.Join(s.dir.blobs(), algorithm, first)
+	if err := cmp.Or(realDirectory(filepath.Dir(path)), realDirectory(path)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			s.dropGone(known)
+		}
+		return nil, err
 	}
 	files, err := os.ReadDir(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, file := range files {
 		d, err := oci.ParseDigest(algorithm + ":" + file.Name())
-		if err != nil || d.Hex()[:2] != shard || !file.Type().IsRegular() {
-			s.log.Warn("foreign file is left alone", "path", filepath.Join(path, file.Name()))
+		if err != nil || !strings.HasPrefix(string(d), shard) || !file.Type().IsRegular() {
+			strangers = append(strangers, filepath.Join(path, file.Name()))
 			continue
 		}
 		if known[d] == nil {
@@ -71,24 +99,27 @@ func (s *Store) surveyShard(algorithm, shard string) error {
 		}
 		delete(known, d)
 	}
-	for _, e := range known {
+	s.dropGone(known)
+	return strangers, nil
+}
+
+// dropGone drops the entries whose files are not there.
+func (s *Store) dropGone(entries map[oci.Digest]*entry) {
+	for _, e := range entries {
 		if _, err := statFile(s.dir.blob(e.digest)); errors.Is(err, fs.ErrNotExist) {
 			s.drop(e)
 		}
 	}
-	return nil
 }
 
-// shardEntries are the entries of one directory.
-func (s *Store) shardEntries(algorithm, shard string) map[oci.Digest]*entry {
-	prefix := algorithm + ":" + shard
-	found := map[oci.Digest]*entry{}
+// byShard are the entries by how their digests begin, "sha256:ab".
+func (s *Store) byShard() map[string][]*entry {
+	found := map[string][]*entry{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for d, e := range s.index {
-		if strings.HasPrefix(string(d), prefix) {
-			found[d] = e
-		}
+		shard := string(d[:len("sha256:ab")])
+		found[shard] = append(found[shard], e)
 	}
 	return found
 }
@@ -113,17 +144,10 @@ func (s *Store) countForeign(ctx context.Context) {
 	var found foreign
 	for _, level := range hexDirectories(string(s.dir), 1) {
 		for _, dir := range hexDirectories(level, 2) {
-			files, err := os.ReadDir(dir)
-			if err != nil || ctx.Err() != nil {
-				continue
+			if ctx.Err() != nil {
+				return
 			}
-			for _, file := range files {
-				info, err := file.Info()
-				if err == nil && info.Mode().IsRegular() && len(file.Name()) >= 32 && isHex(file.Name()[:32]) {
-					found.files++
-					found.bytes += info.Size()
-				}
-			}
+			found.add(dir)
 		}
 	}
 	s.mu.Lock()
@@ -132,6 +156,22 @@ func (s *Store) countForeign(ctx context.Context) {
 	if found.files > 0 {
 		s.log.Warn("the cache directory holds objects of an nginx cache, which are of no use here and take space", "objects", found.files,
 			"bytes", found.bytes, "remove_with", fmt.Sprintf("rm -rf '%s'/[0-9a-f]", s.dir))
+	}
+}
+
+// add counts the objects in a directory. While nginx writes one, a dot and a number follow the 32 digits of its name.
+func (f *foreign) add(dir string) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, file := range files {
+		name, _, _ := strings.Cut(file.Name(), ".")
+		info, err := file.Info()
+		if err == nil && info.Mode().IsRegular() && len(name) == 32 && isHex(name) {
+			f.files++
+			f.bytes += info.Size()
+		}
 	}
 }
 

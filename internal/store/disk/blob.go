@@ -32,7 +32,12 @@ func (s *Store) Open(d oci.Digest) (store.Blob, error) {
 
 // openEntry opens the file of an entry that is counted as opened. A file that is not what the index says is no blob.
 func (s *Store) openEntry(e *entry) (*blob, error) {
-	f, info, err := openFile(s.dir.blob(e.digest), os.O_RDONLY)
+	path, err := s.blobPath(e.digest)
+	var f *os.File
+	var info fs.FileInfo
+	if err == nil {
+		f, info, err = openFile(path, os.O_RDONLY)
+	}
 	if err == nil && info.Size() != e.size {
 		_ = f.Close()
 		err = fmt.Errorf("%d bytes long, want %d", info.Size(), e.size)

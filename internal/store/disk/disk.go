@@ -62,7 +62,10 @@ type Store struct {
 	adopting atomic.Bool        // files may be there that the index does not know
 	hashing  singleflight.Group // of blobs whose sums were lost, by digest
 	names    names
+	shards   shards
 	changes  sync.WaitGroup // operations that change the directory, which Close waits for
+
+	unlinking sync.Mutex // held while evicted files are removed
 
 	mu        sync.Mutex // guards the fields that follow; never held across I/O
 	index     map[oci.Digest]*entry
@@ -74,7 +77,8 @@ type Store struct {
 	space     space
 	foreign   foreign
 	degraded  string
-	released  bool // the directory belongs to the next process
+	needed    int64 // the space whose want is the reason, if it is
+	released  bool  // the directory belongs to the next process
 }
 
 var _ store.Store = (*Store)(nil)
@@ -146,7 +150,7 @@ func (s *Store) Remove(d oci.Digest) error {
 			s.forget(e)
 		}
 		s.mu.Unlock()
-		return s.unlink(s.dir.blob(d))
+		return s.unlinkBlob(d)
 	})
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", d, err)
@@ -171,14 +175,22 @@ func (s *Store) run(step string, op func() error) error {
 }
 
 // trouble notes that the disk does not do what it should, and returns an error that matches [store.ErrNoSpace]: the
-// caller goes on without the disk.
-func (s *Store) trouble(err error) error {
+// caller goes on without the disk. Run finds out when it works again.
+func (s *Store) trouble(err error) error { return s.degrade(err, blockSize) }
+
+// full is trouble whose end is when n bytes can be had.
+func (s *Store) full(n, free int64) error {
+	return s.degrade(fmt.Errorf("disk is full: %d bytes needed, %d could be had, %d are to be left to others", n, max(free, 0), s.cfg.MinFree), n)
+}
+
+func (s *Store) degrade(err error, needed int64) error {
 	s.mu.Lock()
-	first := s.degraded == ""
+	first := s.degraded == "" && !s.released
 	s.degraded = err.Error()
+	s.needed = needed
 	s.mu.Unlock()
 	if first {
-		s.log.Error("store keeps nothing new for now: pulls pass through", "err", err)
+		s.log.Error("store does not keep what it should: pulls pass through", "err", err)
 	}
 	return noSpace{err}
 }
@@ -201,8 +213,9 @@ func (e noSpace) Error() string        { return e.err.Error() }
 func (e noSpace) Is(target error) bool { return target == store.ErrNoSpace }
 func (e noSpace) Unwrap() error        { return e.err }
 
-// Close gives the directory up at once, for another process to take. What is open stays readable; what is being staged
-// stays so but is not kept. It may be called again.
+// Close gives the directory up at once, for another process to take. What is open stays readable, and what is being
+// staged can be written and read on, but not committed: the next process takes up what is synced of it. Close may be
+// called again.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.released {
@@ -219,7 +232,7 @@ func (s *Store) Close() error {
 
 	var errs []error
 	for _, st := range unfinished {
-		errs = append(errs, s.abandon(st)) // the next holder must not share a file with us
+		errs = append(errs, s.handOver(st))
 	}
 	s.saveTouched()
 	s.syncLeftovers()
@@ -246,6 +259,9 @@ func (d directory) create() error {
 	for _, dir := range []string{d.blobs(), d.staging()} {
 		if err := durable.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("cache directory %s: %w: it must be a directory that this process may write", d, err)
+		}
+		if err := realDirectory(dir); err != nil {
+			return fmt.Errorf("cache directory %s: %w: remove what is there, or use another directory", d, err)
 		}
 	}
 	return nil

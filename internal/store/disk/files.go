@@ -6,7 +6,10 @@ import (
 	"hash/maphash"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"container-registry-proxy/internal/oci"
@@ -42,6 +45,45 @@ func statFile(path string) (fs.FileInfo, error) {
 		return nil, fmt.Errorf("%s: %w", path, errForeign)
 	}
 	return info, err
+}
+
+// realDirectory returns an error matching errForeign if path is anything but a directory: a link to one is not followed.
+func realDirectory(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is no directory: %w", path, errForeign)
+	}
+	return err
+}
+
+// shards remembers which directories of blobs have been found to be directories, so that this is looked up once.
+type shards [2][256]atomic.Bool
+
+// blobPath is the path of a blob's file, or an error matching errForeign if a directory on the way to it is a link.
+func (s *Store) blobPath(d oci.Digest) (string, error) {
+	known := s.shards.of(d)
+	if !known.Load() {
+		for _, dir := range []string{filepath.Dir(s.dir.shard(d)), s.dir.shard(d)} {
+			err := realDirectory(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				return s.dir.blob(d), nil
+			}
+			if err != nil {
+				return "", err
+			}
+		}
+		known.Store(true)
+	}
+	return s.dir.blob(d), nil
+}
+
+func (s *shards) of(d oci.Digest) *atomic.Bool {
+	algorithm := 0
+	if d.Algorithm() == "sha512" {
+		algorithm = 1
+	}
+	first, _ := strconv.ParseUint(d.Hex()[:2], 16, 8)
+	return &s[algorithm][first]
 }
 
 // names are locks by digest. One is held while the file of a blob appears under its name or goes, together with its
@@ -86,8 +128,17 @@ func (s *Store) removeBlob(d oci.Digest) error {
 		if again {
 			return nil
 		}
-		return s.unlink(s.dir.blob(d))
+		return s.unlinkBlob(d)
 	})
+}
+
+// unlinkBlob deletes the file of a blob. The caller holds its name.
+func (s *Store) unlinkBlob(d oci.Digest) error {
+	path, err := s.blobPath(d)
+	if err != nil {
+		return nil // not ours
+	}
+	return s.unlink(path)
 }
 
 // removeStaged deletes a file of the staging directory.

@@ -39,7 +39,7 @@ func (s *Store) lookup(d oci.Digest) *entry {
 	}
 	s.opened(e)
 	s.order.hit(e)
-	e.used = s.now().Unix()
+	e.used = max(e.used, s.now().Unix())
 	if !e.touched {
 		e.touched = true
 		s.touched = append(s.touched, e)
@@ -98,15 +98,17 @@ func (s *Store) forget(e *entry) {
 	s.sums.forget(e.digest)
 }
 
-// record is what the database keeps of an entry: size, last use, and its place in the policy.
+// record is what the database keeps of an entry: size and last use, 8 bytes each, little-endian, and a byte with its
+// place in the policy, main queue and hits.
 func (e *entry) record() []byte {
-	b := make([]byte, 0, 18)
+	b := make([]byte, 0, 17)
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.size))
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.used))
+	place := e.hits << 1
 	if e.main {
-		return append(b, 1)
+		place |= 1
 	}
-	return append(b, 0)
+	return append(b, place)
 }
 
 func parseRecord(b []byte) (e entry, ok bool) {
@@ -115,7 +117,8 @@ func parseRecord(b []byte) (e entry, ok bool) {
 	}
 	e.size = int64(binary.LittleEndian.Uint64(b))
 	e.used = int64(binary.LittleEndian.Uint64(b[8:]))
-	e.main = b[16] == 1
+	e.main = b[16]&1 == 1
+	e.hits = min(b[16]>>1, maxHits)
 	return e, e.size >= 0
 }
 
@@ -132,9 +135,7 @@ func (s *Store) loadIndex() {
 		return true
 	})
 	slices.SortFunc(found, func(a, b *entry) int { return int(a.used - b.used) })
-	now := s.now().Unix()
 	for _, e := range found {
-		e.used = min(e.used, now) // a clock that was set back must not keep a blob for ever
 		s.restore(e)
 	}
 }
@@ -159,10 +160,14 @@ func (s *Store) saveTouched() {
 	s.touched = nil
 }
 
-// inactive lists the blobs that nobody has opened since the time given. The caller holds mu.
+// inactive lists the blobs that nobody has opened since the time given. The caller holds mu. A use in the future is taken
+// for one of now: a clock that was set back must not keep a blob for ever. That is not done when the index is read, since
+// some machines learn the time only after they have started.
 func (s *Store) inactive(since time.Time) []*entry {
 	var found []*entry
+	now := s.now().Unix()
 	for _, e := range s.index {
+		e.used = min(e.used, now)
 		if e.used < since.Unix() && s.evictable(e) {
 			found = append(found, e)
 		}

@@ -2,7 +2,7 @@ package disk
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -11,8 +11,10 @@ import (
 const (
 	// upkeep is how often Run looks after the store: what a crash loses of the last uses and of what is staged.
 	upkeep = 5 * time.Second
-	// sweepsPerLife is how often in the time that a blob may be inactive we look for those that are.
+	// sweepsPerLife is how often, in the time that a blob may be inactive, we look for those that are, and sweepAtMost how
+	// long a process that is started anew every day takes to do so.
 	sweepsPerLife = 20
+	sweepAtMost   = time.Hour
 )
 
 // Run looks after the store until ctx ends: it writes last uses and what is staged behind, evicts what nobody asks for, and
@@ -28,7 +30,7 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case <-ticker.C:
 			s.upkeep()
-			if life := s.cfg.Inactive; life > 0 && s.now().Sub(swept) >= life/sweepsPerLife {
+			if life := s.cfg.Inactive; life > 0 && s.now().Sub(swept) >= min(life/sweepsPerLife, sweepAtMost) {
 				swept = s.now()
 				s.sweep(swept.Add(-life))
 			}
@@ -52,19 +54,18 @@ func (s *Store) upkeep() {
 	s.space.index = size
 	s.boundLeftovers()
 	if over := -s.space.room(); over > 0 {
-		s.evict(min(over, s.staleLeftovers()+s.space.blobs-s.space.open), reasonLimit)
+		s.evict(min(over, s.evictableBytes()), reasonLimit)
 	}
 	s.mu.Unlock()
 	s.unlinkEvicted()
+	_ = s.keepFree() // what others have taken of the reserved free space; trouble is noted
 }
 
 // sweep evicts the blobs that nobody has opened since the time given.
 func (s *Store) sweep(since time.Time) {
 	s.mu.Lock()
 	for _, e := range s.inactive(since) {
-		s.forget(e)
-		s.evicted = append(s.evicted, evicted{blob: e.digest})
-		s.metrics.evicted(reasonInactive, e.size)
+		s.evictBlob(e, reasonInactive)
 	}
 	s.mu.Unlock()
 	s.unlinkEvicted()
@@ -73,31 +74,29 @@ func (s *Store) sweep(since time.Time) {
 // retry tries a disk that has failed, and reports whether it works again.
 func (s *Store) retry() bool {
 	s.mu.Lock()
-	degraded := s.degraded != ""
+	degraded, needed := s.degraded != "", s.needed
 	s.mu.Unlock()
-	if !degraded || s.change(s.probe) != nil {
+	if !degraded || s.change(func() error { return s.probe(needed) }) != nil {
 		return false
 	}
 	s.recovered()
 	return true
 }
 
-// probe does what a commit does, with one block.
-func (s *Store) probe() error {
-	if err := s.roomOnDisk(blockSize); err != nil {
+// probe does what staging does, with one block, where there is room for as much as is needed.
+func (s *Store) probe(needed int64) error {
+	if err := s.roomOnDisk(needed); err != nil {
 		return err
 	}
 	if err := s.at("probe"); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir.staging(), ".probe.*")
+	path := s.dir.staged(probeName)
+	defer os.Remove(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if _, err := f.Write(make([]byte, blockSize)); err != nil {
 		return err
 	}
-	return f.Sync()
+	_, err = f.Write(make([]byte, blockSize))
+	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"container-registry-proxy/internal/oci"
 )
@@ -17,6 +18,10 @@ type space struct {
 	staged   int64 // granted to stages, and held by what they left behind
 	promised int64 // announced by stages and not yet granted
 	index    int64 // the database
+
+	// What was evicted of late without the file system having shown it as free; some do so seconds later.
+	lagging  int64
+	lagUntil time.Time
 }
 
 func (a space) room() int64 { return a.limit - a.index - a.blobs - a.staged }
@@ -24,14 +29,17 @@ func (a space) room() int64 { return a.limit - a.index - a.blobs - a.staged }
 // attainable is the room there would be if all was evicted that can be.
 func (a space) attainable() int64 { return a.limit - a.index - a.open - a.staged - a.promised }
 
-// blockSize is the unit in which file systems give out space.
-const blockSize = 4 << 10
+const (
+	// blockSize is the unit in which file systems give out space.
+	blockSize = 4 << 10
+	// grant is in how large steps stages are given space: large enough that the free space is not asked for all the time.
+	grant = 4 << 20
+	// lag is how long we wait for the file system to show what was evicted, before we evict more.
+	lag = 3 * time.Second
+)
 
 // blocks is the space that a file of n bytes takes.
 func blocks(n int64) int64 { return (n + blockSize - 1) &^ (blockSize - 1) }
-
-// grant is in how large steps stages are given space: large enough that the free space is not asked for all the time.
-const grant = 4 << 20
 
 // errFull says that the store's limit leaves no room.
 var errFull = errors.New("no room within the limit")
@@ -59,11 +67,10 @@ func (s *Store) roomOnDisk(n int64) error {
 		return s.trouble(err)
 	}
 	s.mu.Lock()
-	evictable := s.space.blobs - s.space.open
-	promised := s.space.promised
+	free += s.evictableBytes() - s.space.promised - s.unwritten()
 	s.mu.Unlock()
-	if free+evictable-promised < n+s.cfg.MinFree {
-		return s.trouble(fmt.Errorf("disk is full: %d bytes free, %d to be left to others", free, s.cfg.MinFree))
+	if free < n+s.cfg.MinFree {
+		return s.full(n, free)
 	}
 	return nil
 }
@@ -72,23 +79,23 @@ func (s *Store) roomOnDisk(n int64) error {
 func (s *Store) grow(st *stage, want int64) error {
 	s.mu.Lock()
 	n := st.step(want)
-	if n <= 0 || s.stages[st.digest] != st { // what the directory has been given up for is on no account
+	if n <= 0 || s.stages[st.digest] != st { // a stage without a directory is on no account
 		s.mu.Unlock()
 		return nil
 	}
-	enough := s.evict(n-s.space.room(), reasonLimit)
-	if enough {
-		s.take(st, n)
-	}
-	s.mu.Unlock()
-	s.unlinkEvicted()
-	if !enough {
+	if !s.evict(n-s.space.room(), reasonLimit) {
+		s.mu.Unlock()
+		s.unlinkEvicted()
 		return noSpace{errFull}
 	}
-	err := s.keepFree(n)
+	kept := min(n, st.promised)
+	s.grant(st, n, kept)
+	s.mu.Unlock()
+	s.unlinkEvicted()
+	err := s.keepFree()
 	if err != nil {
 		s.mu.Lock()
-		s.take(st, -n)
+		s.grant(st, -n, -kept)
 		s.mu.Unlock()
 	}
 	return err
@@ -97,59 +104,102 @@ func (s *Store) grow(st *stage, want int64) error {
 // step is how much to grant for a stage that wants so much in all: steps that suit its size, and double where that is
 // not known.
 func (st *stage) step(want int64) int64 {
-	if st.size < 0 {
-		if want <= st.granted {
-			return 0
-		}
-		return max(want-st.granted, min(st.granted, grant))
-	}
 	whole := blocks(st.size)
-	want = min(want, whole)
-	if want <= st.granted {
+	if st.size >= 0 {
+		want = min(want, whole)
+	}
+	switch {
+	case want <= st.granted:
 		return 0
+	case st.size < 0:
+		return max(want-st.granted, min(st.granted, grant))
 	}
 	return max(want-st.granted, min(whole-st.granted, grant))
 }
 
-// take moves n bytes from what is promised to a stage to what it has. The caller holds mu.
-func (s *Store) take(st *stage, n int64) {
+// grant gives st n bytes, of which it was promised some. The caller holds mu.
+func (s *Store) grant(st *stage, n, promised int64) {
 	if s.stages[st.digest] != st {
 		return
 	}
-	promised := min(n, st.promised)
 	st.granted += n
 	st.promised -= promised
 	s.space.staged += n
 	s.space.promised -= promised
 }
 
-// keepFree evicts until writing n bytes leaves the reserved free space to others.
-func (s *Store) keepFree(n int64) error {
-	for {
-		free, err := s.free()
-		if err != nil {
-			return s.trouble(err)
-		}
-		short := n + s.cfg.MinFree - free
-		if short <= 0 {
-			return nil
-		}
-		s.mu.Lock()
-		before := s.space.blobs + s.space.staged
-		s.evict(short, reasonFreeSpace)
-		freed := before - s.space.blobs - s.space.staged
-		s.mu.Unlock()
-		s.unlinkEvicted()
-		if freed <= 0 {
-			return s.trouble(fmt.Errorf("disk is full: %d bytes free, %d to be left to others", free, s.cfg.MinFree))
-		}
+// unwritten is what stages have been granted and have not written yet. The caller holds mu.
+func (s *Store) unwritten() (n int64) {
+	for _, st := range s.stages {
+		n += max(st.granted-st.written.Load(), 0)
+	}
+	return n
+}
+
+// keepFree evicts until all that is granted can be written and leaves the reserved free space to others.
+func (s *Store) keepFree() error {
+	free, err := s.free()
+	if err != nil {
+		return s.trouble(err)
+	}
+	s.mu.Lock()
+	if s.now().After(s.space.lagUntil) {
+		s.space.lagging = 0
+	}
+	short := s.unwritten() + s.cfg.MinFree - free - s.space.lagging
+	enough := s.evict(min(short, s.evictableBytes()), reasonFreeSpace) && short <= s.evictedBytes()
+	freed := s.evictedBytes()
+	s.mu.Unlock()
+	if short <= 0 {
+		return nil
+	}
+	s.unlinkEvicted()
+	if !enough {
+		return s.full(short, free)
+	}
+	s.noteLag(free, freed)
+	return nil
+}
+
+// noteLag notes how much of what was freed the file system does not show.
+func (s *Store) noteLag(before, freed int64) {
+	after, err := s.free()
+	if err != nil {
+		return // the next write says it
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if hidden := freed - max(after-before, 0); hidden > 0 {
+		s.space.lagging += hidden
+		s.space.lagUntil = s.now().Add(lag)
 	}
 }
 
+// withRoom runs an operation that needs space, once more with what is evicted for it if there was none. An error is the
+// disk's and matches [store.ErrNoSpace].
+func (s *Store) withRoom(n int64, op func() error) error {
+	err := op()
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		s.mu.Lock()
+		s.evict(min(n, s.evictableBytes()), reasonFreeSpace)
+		freed := s.evictedBytes()
+		s.mu.Unlock()
+		s.unlinkEvicted()
+		if freed > 0 {
+			err = op()
+		}
+	}
+	if err != nil {
+		return s.trouble(err)
+	}
+	return nil
+}
+
 // evict takes leftovers and blobs off the account until n bytes are free, and reports whether it could. It takes none
-// where all of them would not do. The caller holds mu and calls unlinkEvicted without it.
+// where all of them would not do, unless it is for pinned ones that they do not. The caller holds mu and calls
+// unlinkEvicted without it.
 func (s *Store) evict(n int64, reason string) bool {
-	if n > s.staleLeftovers()+s.space.blobs-s.space.open {
+	if n > s.evictableBytes() {
 		return false
 	}
 	for n > 0 && len(s.leftovers) > 0 {
@@ -160,24 +210,43 @@ func (s *Store) evict(n int64, reason string) bool {
 		if e == nil {
 			return false
 		}
-		s.forget(e)
-		s.evicted = append(s.evicted, evicted{blob: e.digest})
-		s.metrics.evicted(reason, e.size)
+		s.evictBlob(e, reason)
 		n -= blocks(e.size)
 	}
 	return true
 }
 
+// evictBlob takes a blob off the index. The caller holds mu and calls unlinkEvicted without it.
+func (s *Store) evictBlob(e *entry, reason string) {
+	s.forget(e)
+	s.evicted = append(s.evicted, evicted{blob: e.digest, bytes: blocks(e.size)})
+	s.metrics.evicted(reason, e.size)
+}
+
 func (s *Store) evictable(e *entry) bool { return e.opens == 0 && !s.cfg.Pinned(e.digest) }
+
+// evictableBytes is what evict could free if nothing was pinned. The caller holds mu.
+func (s *Store) evictableBytes() int64 { return s.space.blobs - s.space.open + s.staleLeftovers() }
 
 // evicted is what is off the account and still on the disk: a blob, or a staged file.
 type evicted struct {
 	blob   oci.Digest
 	staged string
+	bytes  int64
 }
 
-// unlinkEvicted removes the files of what was evicted. Those that resist are found again when the disk has recovered.
+// evictedBytes is what unlinkEvicted is going to free. The caller holds mu.
+func (s *Store) evictedBytes() (n int64) {
+	for _, file := range s.evicted {
+		n += file.bytes
+	}
+	return n
+}
+
+// unlinkEvicted removes the files of what was evicted. Those that resist are found again once the disk has recovered.
 func (s *Store) unlinkEvicted() {
+	s.unlinking.Lock() // who evicted waits for the removal, whoever does it
+	defer s.unlinking.Unlock()
 	s.mu.Lock()
 	files := s.evicted
 	s.evicted = nil
@@ -193,27 +262,6 @@ func (s *Store) unlinkEvicted() {
 			_ = s.trouble(fmt.Errorf("evict: %w", err))
 		}
 	}
-}
-
-// withRoom runs an operation that needs space, once more with what is evicted for it if there was none. An error is the
-// disk's and matches [store.ErrNoSpace].
-func (s *Store) withRoom(n int64, op func() error) error {
-	err := op()
-	if full(err) {
-		s.mu.Lock()
-		before := s.space.blobs + s.space.staged
-		s.evict(min(n, s.staleLeftovers()+s.space.blobs-s.space.open), reasonFreeSpace)
-		freed := before - s.space.blobs - s.space.staged
-		s.mu.Unlock()
-		s.unlinkEvicted()
-		if freed > 0 {
-			err = op()
-		}
-	}
-	if err != nil {
-		return s.trouble(err)
-	}
-	return nil
 }
 
 // free is the space of the file system that this process may use.

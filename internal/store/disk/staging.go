@@ -46,8 +46,14 @@ const (
 // stagedPrefix begins the names of the staged files of a digest.
 func stagedPrefix(d oci.Digest) string { return d.Algorithm() + "-" + d.Hex() + "." }
 
+// probeName is the name of a file that is written to see whether the disk works.
+const probeName = "probe"
+
 // stagedName reports whether a file in staging has a name that we give.
 func stagedName(name string) bool {
+	if name == probeName {
+		return true
+	}
 	base, _, ok := strings.Cut(name, ".")
 	_, err := oci.ParseDigest(strings.Replace(base, "-", ":", 1))
 	return ok && err == nil
@@ -165,10 +171,8 @@ func (st *stage) leave() bool {
 	}
 	l := &leftover{digest: st.digest, have: have, bytes: footprint(have)}
 	l.stagedRecord = stagedRecord{Name: st.name, Size: st.size, Have: synced, Used: s.now().Unix()}
-	delete(s.stages, st.digest)
-	s.space.staged += l.bytes - st.granted
-	s.space.promised -= st.promised
-	st.granted, st.promised = 0, 0
+	s.settle(st)
+	s.space.staged += l.bytes
 	s.leftovers = append(s.leftovers, l)
 	s.boundLeftovers()
 	s.mu.Unlock()
@@ -194,7 +198,7 @@ func (s *Store) evictLeftover() *leftover {
 	l := s.leftovers[0]
 	s.leftovers = s.leftovers[1:]
 	s.forgetLeftover(l)
-	s.evicted = append(s.evicted, evicted{staged: l.Name})
+	s.evicted = append(s.evicted, evicted{staged: l.Name, bytes: l.bytes})
 	return l
 }
 
@@ -223,7 +227,10 @@ func (st *stage) checkpoint() {
 	if !due {
 		return
 	}
-	if err := s.run("fsync", st.file.Sync); err != nil {
+	st.files.RLock()
+	file := st.file
+	st.files.RUnlock()
+	if err := s.run("fsync", file.Sync); err != nil {
 		if !errors.Is(err, fs.ErrClosed) {
 			st.drop(s.trouble(fmt.Errorf("stage %s: %w", st.digest, err)))
 		}
@@ -266,7 +273,7 @@ func (s *Store) syncLeftovers() {
 		case err != nil:
 			s.takeLeftover(l.digest)
 			s.forgetLeftover(l)
-			s.evicted = append(s.evicted, evicted{staged: l.Name})
+			s.evicted = append(s.evicted, evicted{staged: l.Name, bytes: l.bytes})
 		default:
 			l.Have = l.have
 			s.record(l.digest, l.stagedRecord)
