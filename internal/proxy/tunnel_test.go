@@ -90,13 +90,13 @@ func TestIdleTunnelEnds(t *testing.T) {
 // A download keeps a tunnel open although its client says nothing.
 func TestTunnelIsNotIdleWhileOneDirectionMoves(t *testing.T) {
 	t.Parallel()
-	const idle = 400 * time.Millisecond
+	const idle = 2 * time.Second
 	h := newHouse(t, echo, func(cfg *proxy.Config) { cfg.Timeouts.TunnelRead = idle })
-	const words = 12
+	const words = 12 // half as long again as idle
 	authority := farEnd(t, func(c *net.TCPConn) {
 		for range words {
 			_, _ = io.WriteString(c, "word ")
-			time.Sleep(idle / 4)
+			time.Sleep(idle / 8)
 		}
 	})
 	_, br := h.connect(authority)
