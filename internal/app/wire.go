@@ -95,6 +95,11 @@ func (a *App) wire() (*parts, error) {
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules,
 		Log: log.With("component", "cache"),
 	})
+	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))
+	toOurselves, err := serverTLS(cfg, authority, tunnels.Own)
+	if err != nil {
+		return nil, err
+	}
 	records := accesslog.New(accesslog.Config{Log: log, Registerer: prefixed, Registries: registryLabel})
 	p.proxy = proxy.New(proxy.Config{
 		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
@@ -103,7 +108,8 @@ func (a *App) wire() (*parts, error) {
 			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, Log: log.With("component", "registry"),
 		}),
 		Local:     setup.Handler(setup.Config{CertificatePEM: authority.CertificatePEM(), Healthy: a.healthy}),
-		Authority: authority, Dialer: dial.New(within(destinations, cfg.Timeouts.TunnelConnect)), Upstream: client.Transport(),
+		Authority: authority, Dialer: tunnels, Upstream: client.Transport(),
+		DefaultRegistry: cfg.DefaultRegistry, MirrorAll: cfg.MirrorAll, ServerTLS: toOurselves,
 		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),
 		AccessLog: records, Log: log.With("component", "proxy"), Registerer: prefixed,
 	})

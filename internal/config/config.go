@@ -37,6 +37,23 @@ type Config struct {
 	CACertFile string
 	CAKeyFile  string
 
+	// TLSCertFile and TLSKeyFile are the certificate that clients get who speak TLS to the proxy itself, PEM, the chain
+	// included (TLS_CRT_FILE and TLS_KEY_FILE). Both are empty, or neither is. Empty means one that the authority signs,
+	// for a name of TLSNames or one that leads to this machine.
+	TLSCertFile string
+	TLSKeyFile  string
+
+	// TLSNames are names of the proxy, beside those that resolve to this machine (TLS_NAMES, none).
+	TLSNames []string
+
+	// DefaultRegistry is the registry that a request to the proxy as a mirror means which names none (DEFAULT_REGISTRY,
+	// docker.io).
+	DefaultRegistry oci.Registry
+
+	// MirrorAll lets requests to the proxy as a mirror name any registry, not only those of Registries
+	// (MIRROR_ALL_REGISTRIES, false).
+	MirrorAll bool
+
 	// UpstreamCAFile holds PEM certificates that are trusted beside the system's when registries are asked
 	// (UPSTREAM_CA_FILE). Empty means the system's alone.
 	UpstreamCAFile string

@@ -195,7 +195,14 @@ func (l *loader) files() {
 	case key.set && !cert.set:
 		l.refuse(key.label, errors.New("the key alone is nothing clients could trust: want its certificate in CA_CRT_FILE too, such as /run/secrets/ca.crt"))
 	}
-	for _, v := range []value{cert, key, l.origin["UPSTREAM_CA_FILE"]} {
+	own, ownKey := l.origin["TLS_CRT_FILE"], l.origin["TLS_KEY_FILE"]
+	switch {
+	case own.set && !ownKey.set:
+		l.refuse(own.label, errors.New("the certificate alone is of no use: want its key in TLS_KEY_FILE too, such as /run/secrets/tls.key"))
+	case ownKey.set && !own.set:
+		l.refuse(ownKey.label, errors.New("the key alone is of no use: want its certificate in TLS_CRT_FILE too, such as /run/secrets/tls.crt"))
+	}
+	for _, v := range []value{cert, key, own, ownKey, l.origin["UPSTREAM_CA_FILE"]} {
 		if !v.set {
 			continue
 		}

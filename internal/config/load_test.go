@@ -1,6 +1,8 @@
 package config
 
 import (
+	"container-registry-proxy/internal/oci"
+
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -88,6 +90,7 @@ func TestNothingSetIsTheOriginalsDefaults(t *testing.T) {
 		CacheDirectory: "/srv/user/.cache/container-registry-proxy",
 		CADirectory:    "/srv/user/.local/share/container-registry-proxy/ca",
 		CacheMaxSize:   32 << 30, CacheMinFree: 1 << 30, CacheInactive: 60 * 24 * time.Hour,
+		DefaultRegistry: oci.DockerHub,
 		ManifestCache: freshness.Config{
 			PrimaryRegex: `(stable|nightly|production|test)`, PrimaryFor: 10 * time.Minute,
 			SecondaryRegex: `(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+`, SecondaryFor: 60 * 24 * time.Hour,
@@ -157,6 +160,9 @@ func TestEverySettingReachesItsField(t *testing.T) {
 		{"ALLOWED_NETWORKS", "127.0.0.0/8, ::1", func(c *Config) any { return len(c.AllowedNetworks) }, 2},
 		{"REFUSE_PRIVATE", "true", func(c *Config) any { return c.RefusePrivate }, true},
 		{"TUNNEL_PORTS", "443,8000-8100", func(c *Config) any { return c.TunnelPorts }, "443,8000-8100"},
+		{"MIRROR_ALL_REGISTRIES", "true", func(c *Config) any { return c.MirrorAll }, true},
+		{"DEFAULT_REGISTRY", "Quay.io", func(c *Config) any { return c.DefaultRegistry }, oci.Registry("quay.io")},
+		{"TLS_NAMES", "proxy.test 192.0.2.1", func(c *Config) any { return len(c.TLSNames) }, 2},
 		{"LOG_LEVEL", "warn", func(c *Config) any { return c.LogLevel }, slog.LevelWarn},
 		{"LOG_FORMAT", "text", func(c *Config) any { return c.LogFormat }, "text"},
 		{"DEBUG", "true", func(c *Config) any { return c.LogLevel }, slog.LevelDebug},
@@ -198,6 +204,10 @@ func TestBadValuesAreNamedWithARightOne(t *testing.T) {
 		{"CA_DIRECTORY", "/a/file", "not a directory", "need not exist"},
 		{"CA_CRT_FILE", "/a/file", "CA_KEY_FILE", "/run/secrets/ca.key"},
 		{"CA_KEY_FILE", "/a/file", "CA_CRT_FILE", "/run/secrets/ca.crt"},
+		{"TLS_CRT_FILE", "/a/file", "TLS_KEY_FILE", "/run/secrets/tls.key"},
+		{"TLS_KEY_FILE", "/a/file", "TLS_CRT_FILE", "/run/secrets/tls.crt"},
+		{"TLS_NAMES", "proxy.test:3128", "proxy.test:3128", "proxy.example.com"},
+		{"DEFAULT_REGISTRY", "docker.io/library", "docker.io/library", "such as docker.io"},
 		{"UPSTREAM_CA_FILE", "/missing", "/missing: file does not exist", "PEM file"},
 		{"UPSTREAM_CA_FILE", "/a/directory", "is a directory", "PEM file"},
 		{"REGISTRIES", "quay.io https://ghcr.io/", "https://ghcr.io/", "such as ghcr.io"},

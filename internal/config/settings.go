@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"container-registry-proxy/internal/dial"
+	"container-registry-proxy/internal/oci"
 )
 
 // setting is one environment variable and its YAML field.
@@ -49,6 +50,15 @@ func settings() []setting {
 		{env: "CA_DIRECTORY", parse: directory(func(c *Config) *string { return &c.CADirectory })},
 		{env: "CA_CRT_FILE", parse: text(func(c *Config) *string { return &c.CACertFile })},
 		{env: "CA_KEY_FILE", parse: text(func(c *Config) *string { return &c.CAKeyFile })},
+		{env: "TLS_CRT_FILE", parse: text(func(c *Config) *string { return &c.TLSCertFile })},
+		{env: "TLS_KEY_FILE", parse: text(func(c *Config) *string { return &c.TLSKeyFile })},
+		{env: "TLS_NAMES", list: true, parse: parseNames},
+		{env: "DEFAULT_REGISTRY", fallback: string(oci.DockerHub), parse: func(c *Config, v string) (err error) {
+			if c.DefaultRegistry, err = oci.ParseRegistry(v); err != nil {
+				return explainHost(v)
+			}
+			return nil
+		}},
 		{env: "UPSTREAM_CA_FILE", parse: text(func(c *Config) *string { return &c.UpstreamCAFile })},
 		{env: "REGISTRIES", fallback: defaultRegistries, list: true, keepsEmpty: true, parse: parseRegistries},
 		{env: "CACHE_MAX_SIZE", fallback: "32g", parse: func(c *Config, v string) (err error) {
@@ -101,6 +111,7 @@ func switches() []setting {
 		{"DISABLE_IPV6", "false", func(c *Config) *bool { return &c.DisableIPv6 }},
 		{"FORCE_UPSTREAM_HTTP_1_1", "false", func(c *Config) *bool { return &c.ForceHTTP11 }},
 		{"HTTP2", "false", func(c *Config) *bool { return &c.HTTP2 }},
+		{"MIRROR_ALL_REGISTRIES", "false", func(c *Config) *bool { return &c.MirrorAll }},
 		{"REFUSE_PRIVATE", "false", func(c *Config) *bool { return &c.RefusePrivate }},
 		{envDebug, "false", nil}, // load turns these two into a level
 		{envDebugNginx, "false", nil},
@@ -177,6 +188,20 @@ func parseRegistries(c *Config, v string) error {
 	var errs []error
 	for _, host := range strings.FieldsFunc(v, isSpace) {
 		errs = append(errs, c.Registries.add(host))
+	}
+	return errors.Join(errs...)
+}
+
+// parseNames takes host names and addresses.
+func parseNames(c *Config, v string) error {
+	var errs []error
+	for _, name := range strings.FieldsFunc(v, isSpace) {
+		host, port, err := splitAuthority(name)
+		if err != nil || port != "" {
+			errs = append(errs, fmt.Errorf("%s: want the name or the address alone, such as proxy.example.com", show(name)))
+			continue
+		}
+		c.TLSNames = append(c.TLSNames, host)
 	}
 	return errors.Join(errs...)
 }

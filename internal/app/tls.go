@@ -1,0 +1,50 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"container-registry-proxy/internal/config"
+	"container-registry-proxy/internal/mitm"
+	"container-registry-proxy/internal/oci"
+)
+
+// ownCheck reports whether host:port is one of our own listeners; it is package dial's.
+type ownCheck func(ctx context.Context, hostport string) bool
+
+// serverTLS is what clients get who speak TLS to the proxy itself: the operator's certificate, or one that the authority
+// signs for the name they ask for. It has to be a name of ours: for any other we would pose as a stranger.
+func serverTLS(cfg *config.Config, authority *mitm.Authority, own ownCheck) (*tls.Config, error) {
+	if cfg.TLSCertFile != "" {
+		pair, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("TLS_CRT_FILE=%s, TLS_KEY_FILE=%s: %w", cfg.TLSCertFile, cfg.TLSKeyFile, err)
+		}
+		return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}, nil
+	}
+	names := append([]string{"localhost"}, cfg.TLSNames...)
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, strings.ToLower(host))
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		local, port, err := net.SplitHostPort(hello.Conn.LocalAddr().String())
+		if err != nil {
+			return nil, err
+		}
+		name := oci.CanonicalHost(hello.ServerName)
+		if name == "" {
+			name = local
+		}
+		if name != local && !slices.Contains(names, name) && !own(hello.Context(), net.JoinHostPort(name, port)) {
+			return nil, fmt.Errorf("%q is not one of the proxy's names: TLS_NAMES may add it", name)
+		}
+		served := authority.TLSConfig(name).Clone()
+		served.NextProtos = []string{"http/1.1"}
+		return served, nil
+	}}, nil
+}
