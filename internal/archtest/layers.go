@@ -27,7 +27,7 @@ func layers() [][]string {
 
 // forTests reports whether a package is for tests alone.
 func forTests(dir string) bool {
-	return dir == "test" || strings.HasPrefix(dir, "test/") ||
+	return dir == "test" || strings.HasPrefix(dir, "test/") || dir == "bench" || strings.HasPrefix(dir, "bench/") ||
 		slices.Contains([]string{"internal/registrytest", "internal/store/storetest", "internal/archtest"}, dir)
 }
 
