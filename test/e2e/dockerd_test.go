@@ -1,0 +1,53 @@
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+
+	"container-registry-proxy/internal/registrytest"
+)
+
+func TestDockerd(t *testing.T) {
+	t.Parallel()
+	need(t, "dockerd", "docker", "containerd")
+	scenario(t, func(t *testing.T, p *proxy) client {
+		containerd := startContainerd(t, nil)
+		dir := t.TempDir()
+		socket := "unix://" + filepath.Join(dir, "docker.sock")
+		d := command{
+			args: []string{
+				"dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
+				"--config-file", writeFile(t, filepath.Join(dir, "daemon.json"), "{}"),
+				"--host", socket, "--containerd", containerd, "--iptables=false", "--ip6tables=false", "--bridge=none",
+			},
+			env: p.clientEnv(),
+		}.start(t)
+		c := &docker{socket: socket}
+		d.awaitReady(succeeds(command{args: []string{"docker", "--host", socket, "version"}}, t))
+		return c
+	})
+}
+
+// docker speaks to a dockerd, which does the work: nothing of the proxy is set here.
+type docker struct{ socket string }
+
+func (d *docker) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return command{args: append([]string{"docker", "--host", d.socket}, args...)}.run(t)
+}
+
+func (d *docker) pull(t *testing.T, reference string) string {
+	t.Helper()
+	d.run(t, "pull", "--quiet", reference)
+	return d.run(t, "image", "inspect", "--format", "{{.Id}}", reference)
+}
+
+func (d *docker) wipe(t *testing.T, reference string) {
+	t.Helper()
+	d.run(t, "rmi", "--force", reference)
+	if left := d.run(t, "images", "--all", "--quiet"); left != "" {
+		t.Fatalf("docker still has %q", left)
+	}
+}
+
+func (d *docker) id(img registrytest.Image) string { return string(img.Config.Digest) }

@@ -1,0 +1,53 @@
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+
+	"container-registry-proxy/internal/registrytest"
+)
+
+func TestPodman(t *testing.T) {
+	t.Parallel()
+	need(t, "podman")
+	scenario(t, func(t *testing.T, p *proxy) client {
+		dir := t.TempDir()
+		policy := writeFile(t, filepath.Join(dir, "policy.json"), `{"default":[{"type":"insecureAcceptAnything"}]}`)
+		return &podman{dir: dir, env: p.clientEnv(), policy: policy}
+	})
+}
+
+// podman has a store of its own, on the overlay driver.
+type podman struct {
+	dir    string
+	env    []string
+	policy string
+}
+
+func (p *podman) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return command{
+		args: append([]string{
+			"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
+			"--storage-driver", "overlay", "--events-backend", "none",
+		}, args...),
+		env:    p.env,
+		mounts: containersMounts(t, p.dir),
+	}.run(t)
+}
+
+func (p *podman) pull(t *testing.T, reference string) string {
+	t.Helper()
+	p.run(t, "pull", "--quiet", "--signature-policy", p.policy, reference)
+	return "sha256:" + p.run(t, "image", "inspect", "--format", "{{.Id}}", reference)
+}
+
+func (p *podman) wipe(t *testing.T, reference string) {
+	t.Helper()
+	p.run(t, "rmi", "--force", reference)
+	if left := p.run(t, "images", "--all", "--quiet"); left != "" {
+		t.Fatalf("podman still has %q", left)
+	}
+}
+
+func (p *podman) id(img registrytest.Image) string { return string(img.Config.Digest) }

@@ -1,0 +1,73 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/registrytest"
+)
+
+func TestSkopeo(t *testing.T) {
+	t.Parallel()
+	need(t, "skopeo")
+	scenario(t, func(t *testing.T, p *proxy) client {
+		return &skopeo{dir: t.TempDir(), env: p.clientEnv()}
+	})
+}
+
+// skopeo copies an image into a directory.
+type skopeo struct {
+	dir string
+	env []string
+}
+
+func (s *skopeo) pull(t *testing.T, reference string) string {
+	t.Helper()
+	to := filepath.Join(s.dir, "image")
+	command{
+		args:   []string{"skopeo", "--insecure-policy", "copy", "docker://" + reference, "dir:" + to},
+		env:    s.env,
+		mounts: containersMounts(t, s.dir),
+	}.run(t)
+	return string(oci.FromBytes(readFile(t, filepath.Join(to, "manifest.json"))))
+}
+
+func (s *skopeo) wipe(t *testing.T, _ string) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(s.dir, "image")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *skopeo) id(img registrytest.Image) string { return string(img.Digest) }
+
+// containersMounts hide the machine's own state of podman and skopeo behind an empty one: what they note in fixed
+// places (which blobs are where, locks) neither helps a pull nor is left behind.
+func containersMounts(t *testing.T, dir string) []string {
+	t.Helper()
+	state := filepath.Join(dir, "state")
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return []string{
+		"mkdir -p /var/lib/containers /run /dev/shm",
+		"mount --bind " + state + " /var/lib/containers",
+		"mount -t tmpfs tmpfs /run",
+		"mount -t tmpfs tmpfs /dev/shm",
+	}
+}
+
+// A pull past the proxy has to fail, or the other tests show nothing.
+func TestNoClientGetsPastTheProxy(t *testing.T) {
+	t.Parallel()
+	need(t, "skopeo")
+	world := registrytest.NewWorld(t)
+	o := debianRegistry(t, world, "open.test", "", newImage(t, 40))
+	c := command{args: []string{"skopeo", "--insecure-policy", "inspect", "--raw", "docker://" + o.reference()}, mounts: containersMounts(t, t.TempDir())}
+	if err := succeeds(c, t)(); err == nil || !strings.Contains(err.Error(), "open.test") {
+		t.Errorf("skopeo without a proxy: %v, want an error that names the host", err)
+	}
+}
