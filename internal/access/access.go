@@ -24,11 +24,15 @@ import (
 	"container-registry-proxy/internal/upstream/auth"
 )
 
-// openFor is how long a registry's answer to nobody in particular is believed without asking again.
-const openFor = time.Hour
-
-// probeTimeout bounds one question to a registry that no single caller waits for alone.
-const probeTimeout = 30 * time.Second
+const (
+	// openFor is how long a registry's answer to nobody in particular is believed without asking again.
+	openFor = time.Hour
+	// missingFor is how long a repository counts as not open because what was asked for in it is not there. A registry
+	// that hides what is private says so for all of it, one where a tag is missing only for that: a compromise.
+	missingFor = 5 * time.Minute
+	// probeTimeout bounds one question to a registry that no single caller waits for alone.
+	probeTimeout = 30 * time.Second
+)
 
 // Class says to whom content belongs.
 type Class int
@@ -60,6 +64,20 @@ type Grant struct {
 	assumed bool
 }
 
+// Refusal is what a caller is told of a registry's answer that is not what was asked for: the registry's own words,
+// which are an [*upstream.Refusal]. Two are no client's business: a challenge to the operator's credentials, which no
+// client can answer, and a status that is no refusal.
+func (g Grant) Refusal(resp *http.Response) error {
+	refusal := upstream.NewRefusal(resp)
+	switch {
+	case refusal.Status == http.StatusUnauthorized && g.Class == Central:
+		return &oci.Error{Code: oci.CodeDenied, Message: fmt.Sprintf("registry %s refuses the credentials that this proxy has for it (AUTH_REGISTRIES)", g.Registry)}
+	case refusal.Status < 400:
+		return &upstream.UnreachableError{Registry: g.Registry, Err: fmt.Errorf("answered %d", refusal.Status)}
+	}
+	return refusal
+}
+
 // Registries is the client towards registries.
 type Registries interface {
 	Do(ctx context.Context, req upstream.Request) (*http.Response, error)
@@ -71,14 +89,17 @@ type Config struct {
 	Metadata   *metadata.Metadata
 	// HasCentral reports whether the operator configured credentials for the registry.
 	HasCentral func(oci.Registry) bool
-	Log        *slog.Logger
-	Now        func() time.Time
+	// GiveUp is how long a registry that hangs is waited for where its last answer will do; 0 means 3 s.
+	GiveUp time.Duration
+	Log    *slog.Logger
+	Now    func() time.Time
 }
 
 // Access decides who may pull what. It is safe for concurrent use.
 type Access struct {
-	cfg    Config
-	probes singleflight.Group
+	cfg       Config
+	questions singleflight.Group
+	rests     rests
 }
 
 // New returns the trust model over cfg.
@@ -88,6 +109,9 @@ func New(cfg Config) *Access {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.GiveUp == 0 {
+		cfg.GiveUp = 3 * time.Second
 	}
 	return &Access{cfg: cfg}
 }
@@ -118,103 +142,86 @@ func (a *Access) Grant(ctx context.Context, caller Caller, reg oci.Registry, p o
 // Confirm backs a grant before cached content is given out under it. The error is the registry's [*upstream.Refusal],
 // or that it cannot be reached and nothing is known.
 func (a *Access) Confirm(ctx context.Context, g Grant, p oci.Path) error {
-	last, known := a.cfg.Metadata.Open(g.Registry, g.Repository)
-	if !g.assumed || (known && last.Open && a.recent(last)) {
+	if !g.assumed {
+		return nil
+	}
+	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && last.Open && a.recent(last) {
 		return nil
 	}
 	return a.probe(ctx, g, p)
 }
 
-// Holds returns nil if the repository of the grant is known, or now says, to hold the digest of p.
+// ErrUnproven says that a repository claims to hold a digest of which that is not enough: its registry has to deliver
+// the bytes once before it is believed.
+var ErrUnproven = errors.New("the registry has not delivered the digest yet")
+
+// Holds returns nil if what is cached of p's digest may be given out as the repository's. The registry must say that
+// the repository holds it; and it must have delivered the bytes itself, from this repository or another, unless the
+// digest is free. The error is [ErrUnproven], the registry's refusal, or that it cannot be reached.
 func (a *Access) Holds(ctx context.Context, g Grant, p oci.Path) error {
+	if err := a.Claims(ctx, g, p); err != nil {
+		return err
+	}
+	m := a.cfg.Metadata
+	if m.Link(g.Registry, g.Repository, p.Digest) == metadata.Proven || m.DeliveredBy(g.Registry, p.Digest) || a.free(p.Digest) {
+		return nil
+	}
+	return ErrUnproven
+}
+
+// Claims returns nil if the registry is known to say, or now says, that the repository holds the digest of p. That is
+// enough for bytes that are only now being delivered to all clients alike.
+func (a *Access) Claims(ctx context.Context, g Grant, p oci.Path) error {
 	if a.cfg.Metadata.Link(g.Registry, g.Repository, p.Digest) != metadata.Unlinked {
 		return nil
 	}
-	if err := a.ask(ctx, g.As, g.Registry, p); err != nil {
-		return err
+	err := a.share(ctx, fmt.Sprintf("claim %x %q %q", g.As.Key(), g.Registry, p.String()), func(ctx context.Context) error {
+		return a.ask(ctx, g, p.Repository, p.String(), http.StatusForbidden)
+	})
+	if err == nil {
+		a.Answered(g, p)
 	}
-	a.cfg.Metadata.PutLink(g.Registry, g.Repository, p.Digest, metadata.Claimed)
-	return nil
+	return err
 }
 
-// Answered records that the registry has answered a request under the grant with success: what is assumed open is open.
-func (a *Access) Answered(g Grant) {
-	if g.Class == Open && g.As == auth.Anonymous {
-		a.remember(g, true)
+// free reports whether some registry has delivered the digest from a repository that every client may pull from.
+func (a *Access) free(d oci.Digest) bool {
+	reg, repository, ok := a.cfg.Metadata.Free(d)
+	if !ok {
+		return false
+	}
+	if a.cfg.HasCentral(reg) {
+		return true
+	}
+	last, known := a.cfg.Metadata.Open(reg, repository)
+	return known && last.Open
+}
+
+// Answered records that the registry has answered a request for p under the grant with success: what is assumed open is
+// open, and the repository claims the digest.
+func (a *Access) Answered(g Grant, p oci.Path) {
+	if g.Class == Own {
+		return
+	}
+	if g.Class == Open {
+		a.rememberOpen(g, p.String())
+	}
+	if p.Digest != "" {
+		a.cfg.Metadata.PutClaim(g.Registry, g.Repository, p.Digest)
 	}
 }
 
 // Delivered records that the registry has delivered the bytes of the digest from the repository of the grant.
 func (a *Access) Delivered(g Grant, d oci.Digest) {
 	if g.Class != Own {
-		a.cfg.Metadata.PutLink(g.Registry, g.Repository, d, metadata.Proven)
+		a.cfg.Metadata.PutProof(g.Registry, g.Repository, d, true)
 	}
-}
-
-// probe asks the registry, as nobody in particular, for what p names, and returns nil if the repository is open. While
-// the registry cannot say, its last answer stands.
-func (a *Access) probe(ctx context.Context, g Grant, p oci.Path) error {
-	err := a.ask(ctx, auth.Anonymous, g.Registry, p)
-	var refusal *upstream.Refusal
-	switch {
-	case err == nil:
-		a.remember(g, true)
-		return nil
-	case errors.As(err, &refusal) && !refusal.Temporary():
-		a.remember(g, false)
-		return err
-	}
-	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && last.Open {
-		return nil
-	}
-	return err
-}
-
-// ask sends one HEAD for what p names and returns nil for a 2xx or a redirect, which is not followed. A registry that
-// does not answer a HEAD is asked with a GET, whose body is not read. Concurrent askers of the same share the answer.
-func (a *Access) ask(ctx context.Context, as auth.Identity, reg oci.Registry, p oci.Path) error {
-	path := p.String()
-	result := a.probes.DoChan(fmt.Sprintf("%x %q %q", as.Key(), reg, path), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
-		defer cancel()
-		err := a.request(ctx, http.MethodHead, as, reg, p.Repository, path)
-		var refusal *upstream.Refusal
-		if errors.As(err, &refusal) && refusal.Status == http.StatusMethodNotAllowed {
-			err = a.request(ctx, http.MethodGet, as, reg, p.Repository, path)
-		}
-		return nil, err
-	})
-	select {
-	case r := <-result:
-		return r.Err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (a *Access) request(ctx context.Context, method string, as auth.Identity, reg oci.Registry, repo, path string) error {
-	resp, err := a.cfg.Registries.Do(ctx, upstream.Request{
-		Method: method, Registry: reg, Path: path, Scope: auth.PullScope(repo), As: as,
-		Header:   http.Header{"Accept": {"*/*"}},
-		NoFollow: true,
-	})
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode >= 400 || resp.StatusCode < 200 {
-		return upstream.NewRefusal(resp)
-	}
-	return resp.Body.Close()
 }
 
 func (a *Access) recent(last metadata.OpenAnswer) bool {
 	age := a.cfg.Now().Sub(last.At)
-	return age >= 0 && age < openFor
-}
-
-func (a *Access) remember(g Grant, open bool) {
-	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && last.Open == open && a.recent(last) {
-		return
+	if last.Missing {
+		return age >= 0 && age < missingFor
 	}
-	a.cfg.Metadata.PutOpen(g.Registry, g.Repository, metadata.OpenAnswer{Open: open, At: a.cfg.Now()})
+	return age >= 0 && age < openFor
 }

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -33,28 +34,55 @@ var (
 // world is a registry that gives everybody the same status, and what asks it.
 type world struct {
 	*Access
+	meta    *metadata.Metadata
 	mu      sync.Mutex
 	status  map[string]int // by method; 0 means unreachable
 	asked   []string
 	now     time.Time
 	central bool
 	delay   time.Duration
+	hang    bool
+	gone    map[string]bool // paths that are not there
+	panics  bool
 }
 
 func newWorld() *world {
-	w := &world{status: map[string]int{"HEAD": 200, "GET": 200}, now: time.Unix(1e9, 0)}
+	w := &world{status: map[string]int{"HEAD": 200, "GET": 200}, now: time.Unix(1e9, 0), meta: metadata.New(&mapDB{})}
 	w.Access = New(Config{
-		Registries: w, Metadata: metadata.New(&mapDB{}),
+		Registries: w, Metadata: w.meta,
 		HasCentral: func(oci.Registry) bool { return w.central },
 		Now:        func() time.Time { return w.now },
 	})
 	return w
 }
 
-func (w *world) Do(_ context.Context, req upstream.Request) (*http.Response, error) {
-	time.Sleep(w.delay)
+// free records that a registry delivered the digest from a repository that was open, and whether it still is.
+func (w *world) free(reg oci.Registry, open bool) {
+	w.meta.PutProof(reg, "library/app", digest, true)
+	w.meta.PutOpen(reg, "library/app", metadata.OpenAnswer{Open: open, At: w.now.Add(-48 * time.Hour)})
+}
+
+// set changes what a HEAD gets while questions may be on their way.
+func (w *world) set(hang bool, head int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.hang, w.status["HEAD"] = hang, head
+}
+
+func (w *world) Do(ctx context.Context, req upstream.Request) (*http.Response, error) {
+	time.Sleep(w.delay)
+	if w.panics {
+		panic("as the test wants it")
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.hang {
+		w.asked = append(w.asked, req.Method+" "+req.Path+" in vain")
+		w.mu.Unlock()
+		<-ctx.Done()
+		w.mu.Lock()
+		return nil, context.Cause(ctx)
+	}
 	who := "nobody"
 	switch {
 	case req.As.IsCentral():
@@ -64,6 +92,9 @@ func (w *world) Do(_ context.Context, req upstream.Request) (*http.Response, err
 	}
 	w.asked = append(w.asked, req.Method+" "+req.Path+" as "+who)
 	status := w.status[req.Method]
+	if w.gone[req.Path] {
+		status = 404
+	}
 	if status == 0 {
 		return nil, &upstream.UnreachableError{Registry: req.Registry, Err: errors.New("connection refused")}
 	}
@@ -157,7 +188,7 @@ func TestAnOutageLetsTheLastAnswerStand(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{0, 429, 500, 503} {
 		w := newWorld()
-		w.Answered(w.Grant(t.Context(), nobody, reg, byTag))
+		w.Answered(w.Grant(t.Context(), nobody, reg, byTag), byTag)
 		w.now = w.now.Add(48 * time.Hour)
 		w.status["HEAD"] = status
 		for _, caller := range []Caller{nobody, alice} {
@@ -175,26 +206,98 @@ func TestAnOutageLetsTheLastAnswerStand(t *testing.T) {
 	}
 }
 
+// The grant for a digest has two parts: the repository says that it holds it, and its registry has shown that it is not
+// merely saying so, unless the digest is everybody's anyway.
 func TestADigestAloneOpensNothing(t *testing.T) {
+	t.Parallel()
+	const elsewhere = oci.Registry("elsewhere.test")
+	unproven := ErrUnproven
+	for _, tc := range []struct {
+		name    string
+		link    metadata.Link
+		before  func(w *world)
+		head    int // the registry's answer; 0 means unreachable
+		want    error
+		refused int // with that status, where want is nil
+		asked   int
+	}{
+		{name: "nothing is known and the registry denies it", head: 404, refused: 404, asked: 1},
+		{name: "nothing is known and the registry wants a login", head: 401, refused: 401, asked: 1},
+		{name: "nothing is known and the registry is down", head: 0, refused: 1, asked: 1},
+		{name: "a registry that says yes to everything", head: 200, want: unproven, asked: 1},
+		{name: "a redirect to storage is but a claim", head: 307, want: unproven, asked: 1},
+		{name: "a claim of before, the registry down", link: metadata.Claimed, head: 0, want: unproven},
+		{name: "proven, the registry down", link: metadata.Proven, head: 0},
+		{name: "claimed now, delivered from another repository of the registry", head: 200, asked: 1,
+			before: func(w *world) { w.meta.PutProof(reg, "team/other", digest, false) }},
+		{name: "claimed before, delivered from another repository of the registry", link: metadata.Claimed, head: 0,
+			before: func(w *world) { w.meta.PutProof(reg, "team/other", digest, false) }},
+		{name: "denied here, delivered from another repository of the registry", head: 404, refused: 404, asked: 1,
+			before: func(w *world) { w.meta.PutProof(reg, "team/other", digest, true) }},
+		{name: "claimed, delivered by another registry to some", head: 200, want: unproven, asked: 1,
+			before: func(w *world) { w.meta.PutProof(elsewhere, "team/app", digest, false) }},
+		{name: "claimed, delivered by another registry to everybody", head: 200, asked: 1,
+			before: func(w *world) { w.free(elsewhere, true) }},
+		{name: "claimed, delivered from a repository that is open no more", head: 200, want: unproven, asked: 1,
+			before: func(w *world) { w.free(elsewhere, false) }},
+		{name: "denied here, though everybody may have it elsewhere", head: 404, refused: 404, asked: 1,
+			before: func(w *world) { w.free(elsewhere, true) }},
+	} {
+		w := newWorld()
+		g := w.Grant(t.Context(), nobody, reg, byDigest)
+		switch tc.link {
+		case metadata.Claimed:
+			w.meta.PutClaim(reg, byDigest.Repository, digest)
+		case metadata.Proven:
+			w.meta.PutProof(reg, byDigest.Repository, digest, false)
+		}
+		if tc.before != nil {
+			tc.before(w)
+		}
+		w.status["HEAD"] = tc.head
+		err := w.Holds(t.Context(), g, byDigest)
+		refusal, refused := errors.AsType[*upstream.Refusal](err)
+		switch {
+		case tc.refused > 1:
+			if !refused || refusal.Status != tc.refused {
+				t.Errorf("%s: %v, want the registry's %d", tc.name, err, tc.refused)
+			}
+		case tc.refused == 1:
+			if err == nil || errors.Is(err, ErrUnproven) {
+				t.Errorf("%s: %v, want that it is unreachable", tc.name, err)
+			}
+		case !errors.Is(err, tc.want):
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+		if len(w.asked) != tc.asked {
+			t.Errorf("%s: asked %q, want %d questions", tc.name, w.asked, tc.asked)
+		}
+	}
+}
+
+// What is being delivered to all alike may be joined by whoever's registry says that it is the repository's.
+func TestAClaimIsEnoughForWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
 	g := w.Grant(t.Context(), nobody, reg, byDigest)
 	w.status["HEAD"] = 404
-	if err := w.Holds(t.Context(), g, byDigest); err == nil {
-		t.Error("a repository that does not hold the digest gives it out")
+	if err := w.Claims(t.Context(), g, byDigest); err == nil {
+		t.Error("a repository that does not hold the digest claims it")
 	}
-	w.status["HEAD"] = 0
-	if err := w.Holds(t.Context(), g, byDigest); err == nil {
-		t.Error("a repository that cannot be asked gives a digest out that it was never shown to hold")
+	w.status["HEAD"] = 200
+	for range 2 {
+		if err := w.Claims(t.Context(), g, byDigest); err != nil {
+			t.Errorf("the registry says that it holds it: %v", err)
+		}
 	}
-	w.status["HEAD"] = 307
-	if err := w.Holds(t.Context(), g, byDigest); err != nil {
-		t.Errorf("the registry redirects to the blob: %v", err)
+	if len(w.asked) != 2 {
+		t.Errorf("asked %q, want one question a claim", w.asked)
 	}
-	asked := len(w.asked)
-	w.status["HEAD"] = 0
-	if err := w.Holds(t.Context(), g, byDigest); err != nil || len(w.asked) != asked {
-		t.Errorf("a known link was asked for again: %v", err)
+	// CentOS's registry answers 403 to a HEAD and serves the GET.
+	w = newWorld()
+	w.status["HEAD"] = 403
+	if err := w.Claims(t.Context(), g, byDigest); err != nil || len(w.asked) != 2 {
+		t.Errorf("a registry with an odd HEAD: %v after %q", err, w.asked)
 	}
 }
 
@@ -203,14 +306,23 @@ func TestOwnContentLeavesNoTrace(t *testing.T) {
 	w := newWorld()
 	w.status["HEAD"] = 401
 	g := w.Grant(t.Context(), alice, reg, byDigest)
-	w.Answered(g)
+	w.Answered(g, byDigest)
 	w.Delivered(g, digest)
 	if err := w.Confirm(t.Context(), w.Grant(t.Context(), nobody, reg, byDigest), byDigest); err == nil {
 		t.Error("alice's pull made the repository open")
 	}
-	w.status["HEAD"] = 0
-	if err := w.Holds(t.Context(), g, byDigest); err == nil {
+	if err := w.Claims(t.Context(), g, byDigest); err == nil {
+		t.Error("a 401 is a claim")
+	}
+	w.status["HEAD"] = 200
+	if err := w.Claims(t.Context(), g, byDigest); err != nil {
+		t.Errorf("alice's login is good: %v", err)
+	}
+	if w.meta.Link(reg, byDigest.Repository, digest) != metadata.Unlinked || w.meta.DeliveredBy(reg, digest) {
 		t.Error("alice's pull left a link")
+	}
+	if _, _, free := w.meta.Free(digest); free {
+		t.Error("alice's pull made the digest everybody's")
 	}
 }
 
@@ -232,4 +344,140 @@ func TestConcurrentQuestionsAreOne(t *testing.T) {
 			t.Errorf("asked %d times for 50 callers at once", len(w.asked))
 		}
 	})
+}
+
+func TestOneThatLeavesDoesNotEndTheQuestion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.delay = 2 * time.Second
+		leaves, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if g := w.Grant(leaves, alice, reg, byTag); g.Class != Own {
+				t.Errorf("who left before the answer has class %v", g.Class)
+			}
+		})
+		synctest.Wait() // the first one asks
+		wg.Go(func() {
+			if g := w.Grant(t.Context(), alice, reg, byTag); g.Class != Open {
+				t.Errorf("who stayed has class %v", g.Class)
+			}
+		})
+		wg.Wait()
+		if len(w.asked) != 1 {
+			t.Errorf("asked %q", w.asked)
+		}
+	})
+}
+
+// A panic in a shared question would end the process, since nobody's request runs it.
+func TestAPanicIsAnErrorForThoseWhoAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.panics = true
+	if err := w.Claims(t.Context(), w.Grant(t.Context(), nobody, reg, byDigest), byDigest); err == nil {
+		t.Error("no error")
+	}
+}
+
+// Bitnami deleted images that everybody had pulled: what is cached of an open repository stays open though the digest is
+// gone there, as long as something else of it can still be seen.
+func TestWhatIsDeletedFromAnOpenRepositoryStaysOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.Answered(w.Grant(t.Context(), nobody, reg, byTag), byTag)
+	w.now = w.now.Add(2 * time.Hour)
+	w.gone = map[string]bool{byDigest.String(): true}
+	if err := w.Confirm(t.Context(), w.Grant(t.Context(), nobody, reg, byDigest), byDigest); err != nil {
+		t.Errorf("a digest that is gone, a tag that is there: %v", err)
+	}
+	w.now = w.now.Add(2 * time.Hour)
+	w.gone[byTag.String()] = true
+	if err := w.Confirm(t.Context(), w.Grant(t.Context(), nobody, reg, byDigest), byDigest); err == nil {
+		t.Error("a repository that shows nothing any more, or is hidden, is given out")
+	}
+}
+
+// A tag that does not exist says little about its repository.
+func TestAMissingTagIsNotBelievedForLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.gone = map[string]bool{byTag.String(): true}
+	if g := w.Grant(t.Context(), alice, reg, byTag); g.Class != Own {
+		t.Errorf("nothing was shown: %v", g.Class)
+	}
+	if g := w.Grant(t.Context(), alice, reg, byDigest); g.Class != Own || len(w.asked) != 1 {
+		t.Errorf("right after it: %v after %q", g.Class, w.asked)
+	}
+	w.now = w.now.Add(6 * time.Minute)
+	if g := w.Grant(t.Context(), alice, reg, byDigest); g.Class != Open {
+		t.Errorf("some minutes after it: %v", g.Class)
+	}
+}
+
+func TestARegistryThatHangsIsNotWaitedForWhereItsLastAnswerWillDo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.cfg.Now = time.Now
+		w.Answered(w.Grant(t.Context(), nobody, reg, byTag), byTag)
+		time.Sleep(2 * time.Hour)
+		w.set(true, 200)
+		for i, most := range []time.Duration{3 * time.Second, 0, 0} {
+			start := time.Now()
+			g := w.Grant(t.Context(), alice, reg, byTag)
+			if took := time.Since(start); g.Class != Open || took > most {
+				t.Errorf("request %d: %v after %v, want open after %v at most", i, g.Class, took, most)
+			}
+		}
+		w.mu.Lock()
+		if len(w.asked) != 1 {
+			t.Errorf("asked %q while it hangs", w.asked)
+		}
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		w.set(false, 401)
+		if g := w.Grant(t.Context(), alice, reg, byTag); g.Class != Own {
+			t.Errorf("after it came back as private: %v", g.Class)
+		}
+	})
+}
+
+func TestRestsAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	for i := range 3 * maxRests {
+		w.Rest(oci.Registry(fmt.Sprint("r", i)), time.Minute)
+	}
+	if n := len(w.rests.until); n > maxRests {
+		t.Errorf("%d registries are remembered", n)
+	}
+	if w.Rest(reg, time.Minute); !w.Resting(reg) {
+		t.Error("not at rest")
+	}
+	w.now = w.now.Add(-10 * 365 * 24 * time.Hour) // the clock was wrong, and is set right
+	if w.Resting(reg) {
+		t.Error("at rest for years")
+	}
+}
+
+func TestWhatAClientIsTold(t *testing.T) {
+	t.Parallel()
+	answer := func(status int) *http.Response {
+		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}"))}
+	}
+	var refusal *upstream.Refusal
+	if err := (Grant{}).Refusal(answer(401)); !errors.As(err, &refusal) || refusal.Status != 401 {
+		t.Errorf("a challenge to nobody in particular: %v, want it passed on", err)
+	}
+	var wire *oci.Error
+	if err := (Grant{Class: Central}).Refusal(answer(401)); !errors.As(err, &wire) || wire.Status() != 403 || !strings.Contains(wire.Message, "AUTH_REGISTRIES") {
+		t.Errorf("the operator's credentials refused: %v, want 403 naming the setting", err)
+	}
+	var unreachable *upstream.UnreachableError
+	if err := (Grant{}).Refusal(answer(204)); !errors.As(err, &unreachable) {
+		t.Errorf("a 204 to a pull: %v, want that the registry is of no use", err)
+	}
 }

@@ -6,48 +6,66 @@ import (
 	"strings"
 )
 
-// normalAccept brings Accept headers into one form, so that clients that take the same get the same record: the media
-// types in lower case, sorted, each once, without parameters. What takes everything is the empty string.
-func normalAccept(accept []string) string {
-	types := acceptTypes(accept)
-	if slices.Contains(types, "*/*") {
-		return ""
-	}
-	return strings.Join(types, ",")
+// manifestTypes are the media types that a registry may choose between for one tag.
+var manifestTypes = []string{
+	"application/vnd.oci.image.index.v1+json",
+	"application/vnd.oci.image.manifest.v1+json",
+	"application/vnd.oci.artifact.manifest.v1+json",
+	"application/vnd.docker.distribution.manifest.list.v2+json",
+	"application/vnd.docker.distribution.manifest.v2+json",
+	"application/vnd.docker.distribution.manifest.v1+prettyjws",
+	"application/vnd.docker.distribution.manifest.v1+json",
+	"application/json",
+	"application/*",
+	"*/*",
 }
 
-func acceptTypes(accept []string) []string {
+// normalAccept brings Accept headers into one form, so that clients that take the same get the same record: those of
+// manifestTypes that are taken, sorted, each once; one that is taken, but less gladly than others, is marked. What is no
+// type of a manifest decides nothing, and would let a client have us keep any number of records of one tag. No header
+// means that everything is taken.
+func normalAccept(accept []string) string {
 	var types []string
 	for _, line := range accept {
 		for item := range strings.SplitSeq(line, ",") {
 			name, parameters, _ := strings.Cut(item, ";")
-			if refused(parameters) {
-				continue
-			}
-			if name = strings.ToLower(strings.TrimSpace(name)); name != "" {
+			name = strings.ToLower(strings.TrimSpace(name))
+			switch q := quality(parameters); {
+			case q == 0 || !slices.Contains(manifestTypes, name):
+			case q < 1:
+				types = append(types, name+";q")
+			default:
 				types = append(types, name)
 			}
 		}
 	}
+	if len(types) == 0 && len(strings.Join(accept, "")) == 0 {
+		return "*/*"
+	}
 	slices.Sort(types)
-	return slices.Compact(types)
+	return strings.Join(slices.Compact(types), ",")
 }
 
-// refused reports whether the parameters say q=0: not acceptable.
-func refused(parameters string) bool {
+// quality is the weight that the parameters of an item give it (RFC 9110, section 12.4.2), as far as it is told apart
+// here: 0, 1, or something in between.
+func quality(parameters string) float64 {
 	for parameter := range strings.SplitSeq(parameters, ";") {
 		key, value, _ := strings.Cut(strings.TrimSpace(parameter), "=")
-		if strings.EqualFold(strings.TrimSpace(key), "q") && strings.Trim(strings.TrimSpace(value), "0.") == "" {
-			return true
+		value = strings.TrimSpace(value)
+		switch {
+		case !strings.EqualFold(strings.TrimSpace(key), "q"):
+		case strings.Trim(value, "0.") == "":
+			return 0
+		case strings.HasPrefix(value, "0"):
+			return 0.5
 		}
 	}
-	return false
+	return 1
 }
 
 // acceptable reports whether a client with these Accept headers takes the media type.
 func acceptable(contentType string, accept []string) bool {
-	types := acceptTypes(accept)
-	if len(types) == 0 {
+	if len(accept) == 0 {
 		return true
 	}
 	mediaType, _, err := mime.ParseMediaType(contentType)
@@ -55,5 +73,18 @@ func acceptable(contentType string, accept []string) bool {
 		return false
 	}
 	family, _, _ := strings.Cut(mediaType, "/")
-	return slices.Contains(types, mediaType) || slices.Contains(types, "*/*") || slices.Contains(types, family+"/*")
+	any := true // nothing is listed
+	for _, line := range accept {
+		for item := range strings.SplitSeq(line, ",") {
+			name, parameters, _ := strings.Cut(item, ";")
+			if name = strings.ToLower(strings.TrimSpace(name)); name == "" {
+				continue
+			}
+			any = false
+			if (name == mediaType || name == "*/*" || name == family+"/*") && quality(parameters) > 0 {
+				return true
+			}
+		}
+	}
+	return any
 }

@@ -21,52 +21,73 @@ func (c *Cache) Blob(ctx context.Context, p Pull) (*Content, error) {
 	if g.Class == access.Own {
 		return c.pass(ctx, p, g)
 	}
-	d := p.Path.Digest
-	if body, size, ok := c.open(d); ok {
-		if err := c.permitted(ctx, g, p.Path); err != nil {
-			_ = body.Close()
+	if body, size, ok := c.open(p.Path.Digest); ok {
+		err := c.permitted(ctx, g, p.Path)
+		if err == nil {
+			return c.hit(ctx, p, g, body, size), nil
+		}
+		_ = body.Close()
+		if !errors.Is(err, access.ErrUnproven) {
 			return nil, err
 		}
-		if b, ok := body.(*blobBody); ok {
-			b.refill = func() (Body, error) {
-				content, err := c.fill(ctx, p, g)
-				if err != nil {
-					return nil, err
-				}
-				return content.Body, nil
-			}
+		if !p.Head {
+			return c.prove(ctx, p, g)
 		}
-		return &Content{Descriptor: oci.Descriptor{Digest: d, Size: size}, Outcome: Hit, Body: body}, nil
 	}
 	if p.Head {
 		return c.blobSize(ctx, p, g)
 	}
-	content, err := c.fill(ctx, p, g)
-	if errors.Is(err, store.ErrNoSpace) {
-		return c.pass(ctx, p, g)
-	}
-	return content, err
+	return c.fetch(ctx, p, g)
 }
 
 // open returns what is cached of d, from memory or from the store.
 func (c *Cache) open(d oci.Digest) (Body, int64, bool) {
-	if b, ok := c.memory.get(d); ok {
+	b, due, ok := c.memory.get(d)
+	if ok && !due {
 		return memoryBody(b), int64(len(b)), true
 	}
 	blob, err := c.cfg.Store.Open(d)
-	if err != nil {
+	switch {
+	case err != nil && ok: // evicted, but in use
+		c.memory.put(d, b)
+		c.commit(d, b)
+		return memoryBody(b), int64(len(b)), true
+	case err != nil:
 		return nil, 0, false
-	}
-	if blob.Size() > smallObject {
+	case blob.Size() > smallObject:
 		return &blobBody{blob: blob}, blob.Size(), true
 	}
 	defer blob.Close()
-	b := make([]byte, blob.Size())
-	if _, err := blob.ReadAt(b, 0); err != nil && err != io.EOF {
-		return nil, 0, false // damaged, and so gone: a miss
+	if !ok {
+		b = make([]byte, blob.Size())
+		if n, err := blob.ReadAt(b, 0); n < len(b) || err != nil && err != io.EOF {
+			return nil, 0, false // damaged, and so gone: a miss
+		}
 	}
 	c.memory.put(d, b)
 	return memoryBody(b), int64(len(b)), true
+}
+
+// has reports whether d is cached.
+func (c *Cache) has(d oci.Digest) bool {
+	body, _, ok := c.open(d)
+	if ok {
+		_ = body.Close()
+	}
+	return ok
+}
+
+// descriptor describes a manifest that is cached.
+func (c *Cache) descriptor(d oci.Digest) (oci.Descriptor, bool) {
+	mediaType := c.cfg.Metadata.MediaType(d)
+	if mediaType == "" {
+		return oci.Descriptor{}, false
+	}
+	body, size, ok := c.open(d)
+	if ok {
+		_ = body.Close()
+	}
+	return oci.Descriptor{MediaType: mediaType, Digest: d, Size: size}, ok
 }
 
 // permitted returns nil if what is cached of p's digest may be given out under the grant.
@@ -77,16 +98,54 @@ func (c *Cache) permitted(ctx context.Context, g access.Grant, p oci.Path) error
 	return c.cfg.Access.Holds(ctx, g, p)
 }
 
-// fill joins the fill of p's digest, or starts it. A caller that did not start it has its own permission checked.
-func (c *Cache) fill(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	r, leader, err := c.fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want)
+// hit is a blob that is cached. One that turns out to be damaged on the way is fetched again.
+func (c *Cache) hit(ctx context.Context, p Pull, g access.Grant, body Body, size int64) *Content {
+	if b, ok := body.(*blobBody); ok {
+		b.refill = func() (Body, error) {
+			c.metrics.extraDownload(reasonDamaged)
+			content, err := c.fetch(ctx, p, g)
+			if err != nil {
+				return nil, err
+			}
+			return content.Body, nil
+		}
+	}
+	return &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: size}, Outcome: Hit, Body: body}
+}
+
+// fetch fills a blob from upstream, or joins those who do; where nothing can be stored it passes through.
+func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
+	content, err := c.join(ctx, c.fills, p, g)
+	switch {
+	case errors.Is(err, store.ErrNoSpace):
+		c.metrics.extraDownload(reasonNoSpace)
+		return c.pass(ctx, p, g)
+	case errors.Is(err, access.ErrUnproven): // stored since we looked
+		return c.prove(ctx, p, g)
+	}
+	return content, err
+}
+
+// join joins the fill of p's digest, or starts it. Bytes that its own registry does not deliver are the caller's only by
+// permission; whoever follows a fill shares it with clients that may all have what it brings.
+func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
+	own := &source{cache: c, grant: g, path: p.Path}
+	r, _, err := fills.Join(ctx, p.Path.Digest, own, p.Want)
 	if err != nil {
 		return nil, err
 	}
 	outcome := Miss
-	if !leader {
+	if !own.delivers.Load() {
 		outcome = Coalesced
-		if err := c.permitted(ctx, g, p.Path); err != nil {
+		err = c.cfg.Access.Confirm(ctx, g, p.Path)
+		switch {
+		case err != nil:
+		case r.Verified():
+			err = c.cfg.Access.Holds(ctx, g, p.Path)
+		default:
+			err = c.cfg.Access.Claims(ctx, g, p.Path)
+		}
+		if err != nil {
 			_ = r.Close()
 			return nil, err
 		}
@@ -104,33 +163,58 @@ func (c *Cache) blobSize(ctx context.Context, p Pull, g access.Grant) (*Content,
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
 	size := resp.ContentLength
-	if resp.StatusCode >= 300 && resp.StatusCode < 400 || resp.StatusCode == http.StatusMethodNotAllowed {
+	if resp.StatusCode != http.StatusOK && needsGet(resp.StatusCode, g) {
+		_ = resp.Body.Close()
 		if resp, err = c.ask(ctx, g, http.MethodGet, p.Path, http.Header{"Range": {"bytes=0-0"}}); err != nil {
 			return nil, err
 		}
-		defer resp.Body.Close()
-		size = resp.ContentLength
-		if _, total, ok := parseContentRange(resp.Header.Get("Content-Range")); ok {
-			size = total
-		}
+		size = sizeOf(resp)
 	}
-	if resp.StatusCode >= 300 {
-		return nil, upstream.NewRefusal(resp)
+	switch {
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && size == 0: // there is no byte to ask for
+	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent:
+		return nil, g.Refusal(resp)
 	}
-	c.cfg.Access.Answered(g)
+	if resp.Header.Get("Content-Encoding") != "" {
+		size = -1
+	}
+	_ = resp.Body.Close()
+	c.cfg.Access.Answered(g, p.Path)
 	return &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: size}, Outcome: Miss}, nil
+}
+
+// needsGet reports whether the status of a HEAD says nothing of the blob: it is somewhere else, a HEAD is not spoken,
+// or the operator's credentials are refused and the blob may be open all the same.
+func needsGet(status int, g access.Grant) bool {
+	return status >= 300 && status < 400 || status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented ||
+		status == http.StatusUnauthorized && g.Class == access.Central
+}
+
+// sizeOf is the size of the blob of which a byte was asked for, -1 if that is not said.
+func sizeOf(resp *http.Response) int64 {
+	contentRange := resp.Header.Get("Content-Range")
+	if _, total, ok := parseContentRange(contentRange); ok {
+		return total
+	}
+	switch {
+	case contentRange == "bytes */0":
+		return 0
+	case resp.StatusCode == http.StatusOK:
+		return resp.ContentLength
+	}
+	return -1
 }
 
 // pass hands a blob on to the caller whose grant it is, keeping nothing.
 func (c *Cache) pass(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	if p.Head {
 		content, err := c.blobSize(ctx, p, g)
-		if err == nil {
-			content.Outcome = Bypass
+		if err != nil {
+			return nil, err
 		}
-		return content, err
+		content.Outcome = Bypass
+		return content, nil
 	}
 	passage, err := fill.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path})
 	if err != nil {

@@ -10,10 +10,14 @@ package cache
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 
 	"container-registry-proxy/internal/access"
@@ -43,16 +47,20 @@ type Registries interface {
 	Do(ctx context.Context, req upstream.Request) (*http.Response, error)
 }
 
-// Config has what Cache needs; Log and Now may be nil, MemorySize 0 means 64 MiB.
+// Config has what Cache needs; what follows Freshness may be left out.
 type Config struct {
 	Store      store.Store
 	Metadata   *metadata.Metadata
 	Access     *access.Access
 	Registries Registries
 	Freshness  *freshness.Rules
-	// MemorySize bounds the bytes of small objects, manifests above all, that are kept in memory.
+	// MemorySize bounds the bytes of small objects, manifests above all, that are kept in memory; 0 means 64 MiB.
 	MemorySize int64
-	Log        *slog.Logger
+	// GiveUp is how long a registry that hangs is waited for where a stale answer is at hand; 0 means 3 s.
+	GiveUp time.Duration
+	Log    *slog.Logger
+	// Registerer receives the metrics; nil means none are kept.
+	Registerer prometheus.Registerer
 	Now        func() time.Time
 }
 
@@ -60,8 +68,12 @@ type Config struct {
 type Cache struct {
 	cfg     Config
 	fills   *fill.Fills
+	proofs  *proofs
 	memory  *memory
 	flights singleflight.Group
+	commits sync.WaitGroup // of manifests, which are given out before they are on disk
+	odd     *oddRegistries
+	metrics *metrics
 }
 
 // Pull is what a client asks for.
@@ -90,23 +102,68 @@ func New(cfg Config) *Cache {
 	if cfg.MemorySize == 0 {
 		cfg.MemorySize = 64 << 20
 	}
-	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize)}
-	c.fills = fill.New(fill.Config{Store: cfg.Store, Log: cfg.Log, Verified: c.delivered})
+	if cfg.GiveUp == 0 {
+		cfg.GiveUp = 3 * time.Second
+	}
+	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), metrics: newMetrics(cfg.Registerer)}
+	fills := fill.Config{Store: cfg.Store, Log: cfg.Log, Verified: c.delivered}
+	c.fills, c.proofs = fill.New(fills), newProofs(fills)
 	return c
 }
 
-// Close ends the fills in progress and waits for them.
-func (c *Cache) Close() { c.fills.Close() }
+// Close ends the fills in progress, and waits for them and for what is being committed.
+func (c *Cache) Close() {
+	c.fills.Close()
+	c.proofs.close()
+	c.commits.Wait()
+}
 
 // Fills is the number of downloads in progress.
 func (c *Cache) Fills() int { return c.fills.InProgress() }
 
-// ForgetTag drops what is known of a tag, after a push of it.
-func (c *Cache) ForgetTag(reg oci.Registry, repository, tag string) {
-	c.cfg.Metadata.ForgetTag(reg, repository, tag)
+// Pushed drops what a push or a deletion of the manifest at p has made old: what was known of its tag or digest, and the
+// answers about tags that are on their way.
+func (c *Cache) Pushed(reg oci.Registry, p oci.Path) {
+	if p.Tag != "" {
+		c.cfg.Metadata.ForgetTag(reg, p.Repository, p.Tag)
+		return
+	}
+	c.cfg.Metadata.ForgetDigest(reg, p.Repository, p.Digest)
 }
 
 // delivered records that the bytes of a digest came from a source and were the digest's.
 func (c *Cache) delivered(d oci.Digest, src fill.Source) {
-	c.cfg.Access.Delivered(src.(*source).grant, d)
+	if src := src.(*source); src.delivers.Load() {
+		c.cfg.Access.Delivered(src.grant, d)
+	}
+}
+
+// flightTimeout bounds what is asked on behalf of several callers at once; the client's own time-outs are shorter.
+const flightTimeout = 2 * time.Minute
+
+// share does something once for all who want the same at the same time, and reports whether the caller's own do did it.
+// One that leaves does not end it. Equal keys mean the same.
+func share[V any](ctx context.Context, c *Cache, key string, do func(context.Context) (V, error)) (v V, own bool, err error) {
+	began := false
+	result := c.flights.DoChan(key, func() (v any, err error) {
+		began = true // read after the result has been received, if at all
+		defer func() {
+			if p := recover(); p != nil { // singleflight would end the process
+				err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				c.cfg.Log.Error("panic in a question to a registry", "err", err)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightTimeout)
+		defer cancel()
+		return do(ctx)
+	})
+	select {
+	case r := <-result:
+		if r.Err != nil {
+			return v, began, r.Err
+		}
+		return r.Val.(V), began, nil
+	case <-ctx.Done():
+		return v, false, context.Cause(ctx)
+	}
 }

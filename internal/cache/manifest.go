@@ -3,14 +3,11 @@ package cache
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"slices"
-	"strings"
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/oci"
@@ -40,233 +37,238 @@ func (c *Cache) manifestByDigest(ctx context.Context, p Pull, g access.Grant) (*
 	d := p.Path.Digest
 	if mediaType := c.cfg.Metadata.MediaType(d); mediaType != "" && acceptable(mediaType, p.Accept) {
 		if body, size, ok := c.open(d); ok {
-			if err := c.permitted(ctx, g, p.Path); err != nil {
-				_ = body.Close()
+			err := c.permitted(ctx, g, p.Path)
+			if err == nil {
+				return &Content{Descriptor: oci.Descriptor{MediaType: mediaType, Digest: d, Size: size}, Outcome: Hit, Body: body}, nil
+			}
+			_ = body.Close()
+			if !errors.Is(err, access.ErrUnproven) { // to fetch it proves it
 				return nil, err
 			}
-			return &Content{Descriptor: oci.Descriptor{MediaType: mediaType, Digest: d, Size: size}, Outcome: Hit, Body: body}, nil
 		}
 	}
 	if p.Head {
-		return c.headManifest(ctx, p, g)
+		m, err := c.describe(ctx, g, p)
+		if err != nil {
+			return nil, err
+		}
+		return &Content{Descriptor: m.Descriptor, Outcome: Miss, Notes: m.notes}, nil
 	}
-	m, leader, err := c.coalesce(ctx, g, p, "manifest")
-	if err != nil {
-		return nil, err
-	}
-	return m.content(leader), nil
-}
-
-// manifest is a manifest as a registry delivered it.
-type manifest struct {
-	oci.Descriptor
-	bytes []byte
-	// passed is the response, for a manifest too large to be read into memory.
-	passed *http.Response
-}
-
-func (m manifest) content(leader bool) *Content {
-	if m.passed != nil {
-		return &Content{Outcome: Bypass, Passed: m.passed}
-	}
-	outcome := Miss
-	if !leader {
-		outcome = Coalesced
-	}
-	return &Content{Descriptor: m.Descriptor, Outcome: outcome, Body: memoryBody(m.bytes)}
-}
-
-// coalesce fetches a manifest once for all concurrent callers that ask for the same, as the same identity, accepting
-// the same. A caller that leaves does not end the fetch.
-func (c *Cache) coalesce(ctx context.Context, g access.Grant, p Pull, purpose string) (m manifest, leader bool, err error) {
-	key := fmt.Sprintf("%s %x %q %q %q", purpose, g.As.Key(), g.Registry, p.Path.String(), normalAccept(p.Accept))
-	result := c.flights.DoChan(key, func() (any, error) {
-		leader = true // written before the result is sent
-		m, err := c.fetchManifest(context.WithoutCancel(ctx), g, p)
-		switch {
-		case err != nil:
-		case m.passed != nil:
-			_ = m.passed.Body.Close() // one body cannot be given to many: each asks for its own
-		default:
-			c.keep(context.WithoutCancel(ctx), g, m)
+	key := fmt.Sprintf("manifest %x %q %q %q", g.As.Key(), g.Registry, p.Path.String(), normalAccept(p.Accept))
+	m, own, err := share(ctx, c, key, func(ctx context.Context) (*manifest, error) {
+		m, err := c.fetchManifest(ctx, g, p)
+		if err == nil && m.rest != nil {
+			_ = m.rest.Close() // one body cannot be given to many: each asks for its own
+			return nil, errTooLarge
+		}
+		if err == nil {
+			c.keep(g, m)
 		}
 		return m, err
 	})
-	select {
-	case r := <-result:
-		if r.Err != nil {
-			return manifest{}, leader, r.Err
-		}
-		if m = r.Val.(manifest); m.passed != nil {
-			m, err = c.fetchManifest(ctx, g, p)
-			return m, true, err
-		}
-		return m, leader, nil
-	case <-ctx.Done():
-		return manifest{}, false, context.Cause(ctx)
+	if errors.Is(err, errTooLarge) {
+		return c.passManifest(ctx, p, g)
 	}
+	if err != nil {
+		return nil, err
+	}
+	content := &Content{Descriptor: m.Descriptor, Outcome: Miss, Notes: m.notes, Body: memoryBody(m.bytes)}
+	if !own {
+		content.Outcome = Coalesced
+	}
+	return content, nil
+}
+
+// manifest is a manifest as a registry delivered it, or described it: then its bytes are nil.
+type manifest struct {
+	oci.Descriptor
+	bytes     []byte
+	plausible bool          // the bytes are a manifest of that type
+	rest      io.ReadCloser // of one that is too large to be read into memory: all of it
+	notes     http.Header
 }
 
 // fetchManifest GETs a manifest and checks it against the digest that was asked for or that the registry named.
-func (c *Cache) fetchManifest(ctx context.Context, g access.Grant, p Pull) (manifest, error) {
+func (c *Cache) fetchManifest(ctx context.Context, g access.Grant, p Pull) (*manifest, error) {
 	resp, err := c.ask(ctx, g, http.MethodGet, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
 	if err != nil {
-		return manifest{}, err
+		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return manifest{}, upstream.NewRefusal(resp)
+		return nil, g.Refusal(resp)
 	}
-	c.cfg.Access.Answered(g)
+	if err := decode(resp); err != nil {
+		return nil, unusable(g, resp, err)
+	}
+	c.cfg.Access.Answered(g, p.Path)
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
 	if err != nil {
-		_ = resp.Body.Close()
-		return manifest{}, &upstream.UnreachableError{Registry: g.Registry, Err: fmt.Errorf("read manifest: %w", err)}
+		return nil, unusable(g, resp, fmt.Errorf("read manifest: %w", err))
+	}
+	m := &manifest{bytes: b, notes: notes(resp.Header)}
+	m.MediaType = resp.Header.Get("Content-Type")
+	m.Digest = p.Path.Digest
+	if named, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil && m.Digest == "" {
+		m.Digest = named
 	}
 	if len(b) > maxManifest {
-		resp.Body = joinedBody{io.MultiReader(bytes.NewReader(b), resp.Body), resp.Body}
-		return manifest{passed: resp}, nil
+		m.bytes, m.Size = nil, resp.ContentLength
+		m.rest = joinedBody{io.MultiReader(bytes.NewReader(b), resp.Body), resp.Body}
+		return m, nil
 	}
 	_ = resp.Body.Close()
-	d, err := digestOf(b, p.Path.Digest, resp.Header.Get("Docker-Content-Digest"))
-	if err != nil {
-		return manifest{}, err
+	m.Size = int64(len(b))
+	if err := m.verify(); err != nil {
+		return nil, err
 	}
-	return manifest{oci.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: d, Size: int64(len(b))}, b, nil}, nil
+	m.plausible = plausible(b, m.MediaType)
+	if first := c.cfg.Metadata.MediaType(m.Digest); first != "" && m.plausible && g.Class != access.Own {
+		m.MediaType = first // the same bytes always have the same type
+	}
+	return m, nil
 }
 
-// digestOf returns the digest of b, which must be the one that was asked for, if any, and the one the registry named,
-// if it named one we can verify.
-func digestOf(b []byte, asked oci.Digest, named string) (oci.Digest, error) {
-	want := asked
-	if want == "" {
-		if named, err := oci.ParseDigest(named); err == nil {
-			want = named
-		}
+// errWrongManifest says that a registry sent other bytes than those of the digest that was asked for or that it named.
+var errWrongManifest = &oci.Error{Code: oci.CodeManifestInvalid, HTTPStatus: http.StatusBadGateway, Message: "upstream sent a manifest that is not what its digest says: nothing was kept, try again"}
+
+// verify checks the bytes against the digest, or gives them one.
+func (m *manifest) verify() error {
+	if m.Digest == "" {
+		m.Digest = oci.FromBytes(m.bytes)
+		return nil
 	}
-	if want == "" {
-		return oci.FromBytes(b), nil
+	h := m.Digest.Hash()
+	_, _ = h.Write(m.bytes)
+	if !m.Digest.Matches(h) {
+		return errWrongManifest
 	}
-	h := want.Hash()
-	_, _ = h.Write(b)
-	if !want.Matches(h) {
-		return "", &oci.Error{Code: oci.CodeManifestInvalid, HTTPStatus: http.StatusBadGateway, Message: fmt.Sprintf("upstream sent a manifest that is not %s", want)}
-	}
-	return want, nil
+	return nil
 }
 
-// keep stores a manifest, unless its type is in doubt: then it is served this once and asked for again.
-func (c *Cache) keep(ctx context.Context, g access.Grant, m manifest) {
-	if g.Class == access.Own || !plausible(m.bytes, m.MediaType) {
+// unusable gives up a response in which something is wrong.
+func unusable(g access.Grant, resp *http.Response, err error) error {
+	_ = resp.Body.Close()
+	if unreachable, ok := errors.AsType[*upstream.UnreachableError](err); ok {
+		return unreachable
+	}
+	return &upstream.UnreachableError{Registry: g.Registry, Err: err}
+}
+
+// keep stores a manifest, unless its type is in doubt: then it is served this once and asked for again. It is on disk
+// some time later; nobody waits for that.
+func (c *Cache) keep(g access.Grant, m *manifest) {
+	if g.Class == access.Own || !m.plausible {
+		return
+	}
+	m.MediaType = c.cfg.Metadata.PutMediaType(m.Digest, m.MediaType)
+	c.cfg.Access.Delivered(g, m.Digest)
+	if c.has(m.Digest) {
 		return
 	}
 	c.memory.put(m.Digest, m.bytes)
-	c.cfg.Metadata.PutMediaType(m.Digest, m.MediaType)
-	c.cfg.Access.Delivered(g, m.Digest)
-	if err := c.commit(ctx, m); err != nil {
-		c.cfg.Log.Debug("manifest is served but not stored", "digest", m.Digest, "err", err)
-	}
+	c.commit(m.Digest, m.bytes)
 }
 
-// commit stores a manifest's bytes.
-func (c *Cache) commit(ctx context.Context, m manifest) error {
-	verifier := store.NewVerifier(m.Digest)
-	_, _ = io.Copy(verifier, bytes.NewReader(m.bytes))
+// commit stores small verified bytes.
+func (c *Cache) commit(d oci.Digest, b []byte) {
+	c.commits.Go(func() {
+		if err := c.store(d, b); err != nil {
+			c.cfg.Log.Debug("served but not stored", "digest", d, "err", err)
+		}
+	})
+}
+
+func (c *Cache) store(d oci.Digest, b []byte) error {
+	verifier := store.NewVerifier(d)
+	_, _ = verifier.Write(b)
 	proof, err := verifier.Proof()
 	if err != nil {
 		return err
 	}
-	stage, err := c.cfg.Store.Stage(m.Digest, m.Size)
+	stage, err := c.cfg.Store.Stage(d, int64(len(b)))
 	if err != nil {
 		return err
 	}
-	if _, err := stage.WriteAt(m.bytes, 0); err != nil {
+	if _, err := stage.WriteAt(b, 0); err != nil {
 		return errors.Join(err, stage.Discard())
 	}
-	return errors.Join(stage.Commit(ctx, proof), stage.Close())
+	return errors.Join(stage.Commit(context.Background(), proof), stage.Close())
 }
 
-// plausible reports whether b is a manifest of the type its registry gave: a JSON object whose own mediaType, if it has
-// one, agrees, and which is not an index and an image at once (CVE-2021-41190).
-func plausible(b []byte, contentType string) bool {
-	mediaType, _, err := mime.ParseMediaType(contentType)
-	if err != nil || !(strings.HasPrefix(mediaType, "application/") && (strings.HasSuffix(mediaType, "json") || strings.HasSuffix(mediaType, "+prettyjws"))) {
-		return false
-	}
-	var doc struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Layers        json.RawMessage `json:"layers"`
-		Config        json.RawMessage `json:"config"`
-	}
-	if json.Unmarshal(b, &doc) != nil || (doc.SchemaVersion == 0 && doc.MediaType == "") {
-		return false
-	}
-	if doc.Manifests != nil && (doc.Layers != nil || doc.Config != nil) {
-		return false
-	}
-	return doc.MediaType == "" || doc.MediaType == mediaType
-}
-
-// headManifest answers a HEAD for a manifest by digest that is not cached.
-func (c *Cache) headManifest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	desc, err := c.describe(ctx, g, p)
-	if err != nil {
-		return nil, err
-	}
-	return &Content{Descriptor: desc, Outcome: Miss}, nil
-}
-
-// passManifest hands a manifest on to the caller whose own it is, keeping nothing.
+// passManifest hands a manifest on to the caller whose own it is, or that is too large to be kept.
 func (c *Cache) passManifest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	if p.Head {
-		desc, err := c.describe(ctx, g, p)
-		return &Content{Descriptor: desc, Outcome: Bypass}, err
+		m, err := c.describe(ctx, g, p)
+		if err != nil {
+			return nil, err
+		}
+		return &Content{Descriptor: m.Descriptor, Outcome: Bypass, Notes: m.notes}, nil
 	}
 	m, err := c.fetchManifest(ctx, g, p)
 	if err != nil {
 		return nil, err
 	}
-	content := m.content(true)
-	content.Outcome = Bypass
-	return content, nil
+	content := &Content{Descriptor: m.Descriptor, Outcome: Bypass, Notes: m.notes, Body: memoryBody(m.bytes)}
+	if m.rest != nil {
+		content.Body, err = passage(ctx, m)
+	}
+	return content, err
 }
 
 // describe asks for a manifest's descriptor with a HEAD, which registries do not count as a pull. A registry that
-// answers it oddly (405, 403, no digest) is asked with a GET.
-func (c *Cache) describe(ctx context.Context, g access.Grant, p Pull) (oci.Descriptor, error) {
-	resp, err := c.ask(ctx, g, http.MethodHead, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
+// answers it oddly is asked with a GET, and not with a HEAD again for a while.
+func (c *Cache) describe(ctx context.Context, g access.Grant, p Pull) (*manifest, error) {
+	if !c.odd.is(g.Registry) {
+		m, err := c.head(ctx, g, p)
+		if !errors.Is(err, errOddHead) {
+			return m, err
+		}
+	}
+	m, err := c.fetchManifest(ctx, g, p)
 	if err != nil {
-		return oci.Descriptor{}, err
+		return nil, err
 	}
-	defer resp.Body.Close()
-	d, perr := p.Path.Digest, error(nil)
-	if d == "" {
-		d, perr = oci.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+	if m.plausible {
+		c.odd.add(g.Registry) // the GET succeeds where the HEAD does not
 	}
-	odd := resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusForbidden ||
-		resp.StatusCode == http.StatusOK && (perr != nil || resp.ContentLength < 0)
-	switch {
-	case odd:
-		m, err := c.fetchManifest(ctx, g, p)
-		if err != nil {
-			return oci.Descriptor{}, err
+	if m.rest != nil {
+		_ = m.rest.Close()
+		if m.Size < 0 || m.Digest == "" {
+			return nil, errTooLarge
 		}
-		if m.passed != nil {
-			_ = m.passed.Body.Close()
-			return oci.Descriptor{}, &oci.Error{Code: oci.CodeManifestInvalid, HTTPStatus: http.StatusBadGateway, Message: "manifest is larger than 4 MiB"}
-		}
-		c.keep(ctx, g, m)
-		return m.Descriptor, nil
-	case resp.StatusCode != http.StatusOK:
-		return oci.Descriptor{}, upstream.NewRefusal(resp)
+		m.rest = nil
+		return m, nil
 	}
-	c.cfg.Access.Answered(g)
-	return oci.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: d, Size: resp.ContentLength}, nil
+	c.keep(g, m)
+	return m, nil
 }
 
-// joinedBody is a body whose beginning has been read already.
-type joinedBody struct {
-	io.Reader
-	io.Closer
+// errOddHead says that a HEAD was answered in a way that tells nothing.
+var errOddHead = errors.New("registry answers a HEAD oddly")
+
+// head is describe's first attempt.
+func (c *Cache) head(ctx context.Context, g access.Grant, p Pull) (*manifest, error) {
+	resp, err := c.ask(ctx, g, http.MethodHead, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
+	if err != nil {
+		return nil, err
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		_ = resp.Body.Close() // a HEAD has none
+	case http.StatusMethodNotAllowed, http.StatusForbidden, http.StatusNotImplemented:
+		_ = resp.Body.Close()
+		return nil, errOddHead
+	default:
+		return nil, g.Refusal(resp)
+	}
+	m := &manifest{notes: notes(resp.Header)}
+	m.MediaType, m.Size, m.Digest = resp.Header.Get("Content-Type"), resp.ContentLength, p.Path.Digest
+	if m.Digest == "" {
+		m.Digest, err = oci.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+	}
+	if err != nil || m.Size < 0 || resp.Header.Get("Content-Encoding") != "" {
+		return nil, errOddHead
+	}
+	c.cfg.Access.Answered(g, p.Path)
+	return m, nil
 }

@@ -1,11 +1,14 @@
 package cache
 
 import (
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/fill"
@@ -19,6 +22,8 @@ type source struct {
 	cache *Cache
 	grant access.Grant
 	path  oci.Path
+	// delivers says that the registry has begun to deliver: what is read then is no other's secret.
+	delivers atomic.Bool
 }
 
 func (s *source) Key() string {
@@ -40,27 +45,32 @@ func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, e
 	if err != nil {
 		return nil, err
 	}
+	var delivery *fill.Delivery
 	switch resp.StatusCode {
 	case http.StatusOK:
-		s.cache.cfg.Access.Answered(s.grant)
-		return &fill.Delivery{Body: resp.Body, Size: resp.ContentLength, Ranges: resp.Header.Get("Accept-Ranges") == "bytes"}, nil
+		if err := decode(resp); err != nil {
+			return nil, unusable(s.grant, resp, err)
+		}
+		delivery = &fill.Delivery{Body: resp.Body, Size: resp.ContentLength, Ranges: resp.Header.Get("Accept-Ranges") == "bytes"}
 	case http.StatusPartialContent:
 		first, size, ok := parseContentRange(resp.Header.Get("Content-Range"))
-		if partial && ok && first == start {
-			s.cache.cfg.Access.Answered(s.grant)
-			return &fill.Delivery{Body: resp.Body, Start: first, Size: size, Ranges: true}, nil
+		if !partial || !ok || first != start || resp.Header.Get("Content-Encoding") != "" {
+			return nil, unusable(s.grant, resp, fmt.Errorf("upstream answered 206 with Content-Range %.100q to %q", resp.Header.Get("Content-Range"), header.Get("Range")))
 		}
-		_ = resp.Body.Close()
-		return nil, fmt.Errorf("upstream answered 206 with Content-Range %.100q to %q", resp.Header.Get("Content-Range"), header.Get("Range"))
+		delivery = &fill.Delivery{Body: resp.Body, Start: first, Size: size, Ranges: true}
+	default:
+		return nil, &refusedError{s.grant.Refusal(resp)}
 	}
-	return nil, &refusedError{upstream.NewRefusal(resp)}
+	s.cache.cfg.Access.Answered(s.grant, s.path)
+	s.delivers.Store(true)
+	return delivery, nil
 }
 
 // refusedError is a registry's refusal of a blob, which is final unless it speaks of passing trouble.
-type refusedError struct{ *upstream.Refusal }
+type refusedError struct{ error }
 
-func (e *refusedError) Permanent() bool { return !e.Temporary() }
-func (e *refusedError) Unwrap() error   { return e.Refusal }
+func (e *refusedError) Permanent() bool { return !passing(e.error) }
+func (e *refusedError) Unwrap() error   { return e.error }
 
 // parseContentRange takes "bytes first-last/size" apart (RFC 9110, section 14.4); an unknown size is -1.
 func parseContentRange(s string) (first, size int64, ok bool) {
@@ -91,14 +101,49 @@ func parseContentRange(s string) (first, size int64, ok bool) {
 	return first, size, true
 }
 
-// ask sends one request under a grant.
+// decode undoes a Content-Encoding that nobody asked for, as some registries apply it to configs: a digest is of what
+// was encoded. What is encoded otherwise is an error.
+func decode(resp *http.Response) error {
+	switch encoding := strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))); encoding {
+	case "", "identity":
+		return nil
+	case "gzip", "x-gzip":
+		plain, err := gzip.NewReader(resp.Body)
+		if err != nil {
+			return fmt.Errorf("content encoded as %s: %w", encoding, err)
+		}
+		resp.Body, resp.ContentLength = joinedBody{plain, resp.Body}, -1
+		resp.Header.Del("Accept-Ranges")
+		return nil
+	default:
+		return errors.New("content is encoded in a way that was not asked for")
+	}
+}
+
+// ask sends one request under a grant. Where the operator's credentials are refused, what is open to everybody is still
+// to be had.
 func (c *Cache) ask(ctx context.Context, g access.Grant, method string, p oci.Path, header http.Header) (*http.Response, error) {
-	return c.cfg.Registries.Do(ctx, upstream.Request{
+	req := upstream.Request{
 		Method:   method,
 		Registry: g.Registry,
 		Path:     p.String(),
 		Scope:    auth.PullScope(p.Repository),
 		As:       g.As,
 		Header:   header,
-	})
+	}
+	resp, err := c.cfg.Registries.Do(ctx, req)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || g.Class != access.Central {
+		return resp, err
+	}
+	req.As = auth.Anonymous
+	open, err := c.cfg.Registries.Do(ctx, req)
+	if err != nil {
+		return resp, nil
+	}
+	if open.StatusCode >= http.StatusMultipleChoices {
+		_ = open.Body.Close()
+		return resp, nil
+	}
+	_ = resp.Body.Close()
+	return open, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strconv"
 	"time"
 
 	"container-registry-proxy/internal/access"
@@ -12,135 +14,261 @@ import (
 	"container-registry-proxy/internal/upstream"
 )
 
-// resolveTimeout bounds what is asked on behalf of several callers at once; the client's own time-outs are shorter.
-const resolveTimeout = 2 * time.Minute
-
-// maxAccept is how long an Accept in normal form may be to be part of a record's key.
-const maxAccept = 2 << 10
-
 // tag answers a pull by tag: find out which digest it means, then give out that digest.
 func (c *Cache) tag(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	freshFor, tier := c.cfg.Freshness.For(p.Path.Repository, p.Path.Tag)
-	key := metadata.TagKey{Registry: p.Registry, Repository: p.Path.Repository, Tag: p.Path.Tag, Accept: normalAccept(p.Accept)}
-	if len(key.Accept) > maxAccept {
-		return c.passManifest(ctx, p, g)
+	q := &question{Pull: p, grant: g, key: metadata.TagKey{
+		Registry: p.Registry, Repository: p.Path.Repository, Tag: p.Path.Tag, Accept: normalAccept(p.Accept),
+	}}
+	content, err := c.answer(ctx, q, freshFor)
+	if errors.Is(err, errTooLarge) {
+		content, err = c.passManifest(ctx, p, g)
 	}
-	rec, known := c.cfg.Metadata.Tag(key)
-	if known {
-		if err := c.cfg.Access.Confirm(ctx, g, p.Path); err != nil {
-			return nil, err
+	if err != nil {
+		return nil, err
+	}
+	content.Tier = tier
+	return content, nil
+}
+
+func (c *Cache) answer(ctx context.Context, q *question, freshFor time.Duration) (*Content, error) {
+	rec, known := c.cfg.Metadata.Tag(q.key)
+	r, err := resolved{desc: rec.Descriptor, outcome: Hit}, error(nil)
+	if known && !q.NoCache && rec.Age(c.cfg.Now()) < freshFor {
+		err = c.cfg.Access.Confirm(ctx, q.grant, q.Path)
+	} else {
+		r, err = c.resolve(ctx, q, known)
+	}
+	if err != nil {
+		return nil, err
+	}
+	content, err := c.give(ctx, q, r)
+	if r.outcome == Hit && missing(err) {
+		// The manifest was evicted here and deleted there: the tag means another by now, or nothing.
+		q.again = true
+		if r, err = c.resolve(ctx, q, known); err == nil {
+			content, err = c.give(ctx, q, r)
 		}
-	}
-	r := resolved{desc: rec.Descriptor, outcome: Hit}
-	if !known || p.NoCache || rec.Age(c.cfg.Now()) >= freshFor {
-		var err error
-		if r, err = c.resolve(ctx, p, g, key); errors.Is(err, errTooLarge) {
-			return c.passManifest(ctx, p, g)
-		} else if err != nil {
-			return nil, err
-		}
-	}
-	content, err := c.give(ctx, p, g, r)
-	if content != nil {
-		content.Tier = tier
 	}
 	return content, err
+}
+
+// question is what a registry is asked about a tag.
+type question struct {
+	Pull
+	grant  access.Grant
+	key    metadata.TagKey
+	again  bool      // what is known of the tag leads nowhere
+	asked  time.Time // when the caller came
+	pushes uint64    // what had been pushed by then
 }
 
 // resolved is what a tag was found to mean.
 type resolved struct {
 	desc    oci.Descriptor
 	outcome Outcome
-	bytes   []byte // the manifest, where finding out has fetched it
+	fetched *manifest // where finding out has fetched it
 }
 
-// resolve asks upstream what the tag means, once for all concurrent callers of the same identity and Accept.
-func (c *Cache) resolve(ctx context.Context, p Pull, g access.Grant, key metadata.TagKey) (resolved, error) {
-	leader := false
-	result := c.flights.DoChan(fmt.Sprintf("tag %x %t %q", g.As.Key(), p.Head, key), func() (any, error) {
-		leader = true // written before the result is sent
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
-		defer cancel()
-		return c.find(ctx, p, g, key)
-	})
-	select {
-	case r := <-result:
-		if r.Err != nil {
-			return resolved{}, r.Err
-		}
-		found := r.Val.(resolved)
-		if !leader && found.outcome == Miss {
-			found.outcome = Coalesced
-		}
-		return found, nil
-	case <-ctx.Done():
-		return resolved{}, context.Cause(ctx)
+// resolve asks upstream what the tag means, once for all concurrent callers of the same identity and Accept. What was
+// asked before a push is not joined after it.
+func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved, error) {
+	q.asked, q.pushes = c.cfg.Now(), c.cfg.Metadata.Pushes()
+	way := "known"
+	switch {
+	case q.again:
+		way = "again"
+	case !known && q.Head:
+		way = "head"
+	case !known:
+		way = "get"
 	}
+	key := fmt.Sprintf("tag %s %d %x %q", way, q.pushes, q.grant.As.Key(), q.key.String())
+	r, own, err := share(ctx, c, key, func(ctx context.Context) (resolved, error) { return c.find(ctx, q) })
+	if err != nil {
+		return resolved{}, err
+	}
+	if r.outcome == StaleHit {
+		return r, c.cfg.Access.Confirm(ctx, q.grant, q.Path)
+	}
+	if !own && r.outcome == Miss {
+		r.outcome = Coalesced
+	}
+	return r, nil
 }
 
 // find revalidates a known tag with a HEAD, and fetches an unknown one with a GET. If upstream is in trouble the record
 // is served stale.
-func (c *Cache) find(ctx context.Context, p Pull, g access.Grant, key metadata.TagKey) (resolved, error) {
-	rec, known := c.cfg.Metadata.Tag(key)
-	if !known && !p.Head {
-		m, err := c.fetchManifest(ctx, g, p)
+func (c *Cache) find(ctx context.Context, q *question) (resolved, error) {
+	rec, known := c.cfg.Metadata.Tag(q.key)
+	switch {
+	case known && !q.again && rec.ValidatedAt.After(q.asked): // by those who asked just before
+		return resolved{desc: rec.Descriptor, outcome: Revalidated}, nil
+	case q.again, !known && !q.Head:
+		return c.fetchTag(ctx, q)
+	case !known:
+		m, err := c.describe(ctx, q.grant, q.Pull)
 		if err != nil {
 			return resolved{}, err
 		}
-		if m.passed != nil {
-			_ = m.passed.Body.Close()
-			return resolved{}, errTooLarge
-		}
-		c.keep(ctx, g, m)
-		c.record(g, key, m.Descriptor)
-		return resolved{desc: m.Descriptor, outcome: Miss, bytes: m.bytes}, nil
+		c.record(q, m)
+		return resolved{desc: m.Descriptor, outcome: Miss, fetched: m}, nil
 	}
-	desc, err := c.describe(ctx, g, p)
-	switch {
-	case err != nil && known && passing(err):
-		c.cfg.Log.Info("tag served stale", "registry", key.Registry, "repository", key.Repository, "reference", key.Tag, "err", err)
+	r, err := c.revalidate(ctx, q, rec)
+	if err != nil && passing(err) {
+		c.cfg.Log.Info("tag served stale", "registry", q.key.Registry, "repository", q.key.Repository, "reference", q.key.Tag, "err", err)
 		return resolved{desc: rec.Descriptor, outcome: StaleHit}, nil
-	case err != nil:
+	}
+	return r, err
+}
+
+// fetchTag finds out what a tag means with a GET.
+func (c *Cache) fetchTag(ctx context.Context, q *question) (resolved, error) {
+	m, err := c.fetchManifest(ctx, q.grant, q.Pull)
+	if err != nil {
 		return resolved{}, err
 	}
-	c.record(g, key, desc)
-	if known && desc.Digest == rec.Descriptor.Digest {
+	if m.rest != nil {
+		_ = m.rest.Close()
+		return resolved{}, errTooLarge
+	}
+	if !m.plausible {
+		return resolved{desc: m.Descriptor, outcome: Bypass, fetched: m}, nil
+	}
+	c.keep(q.grant, m)
+	c.record(q, m)
+	return resolved{desc: m.Descriptor, outcome: Miss, fetched: m}, nil
+}
+
+// revalidate asks whether a tag still means what it did. Where it means another manifest by now, that is fetched before
+// the record changes: what cannot be had, because GETs are limited and HEADs are not, must not replace what can.
+func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRecord) (resolved, error) {
+	if c.cfg.Access.Resting(q.Registry) {
+		return resolved{}, errResting
+	}
+	within, cancel := context.WithTimeoutCause(ctx, c.cfg.GiveUp, errHangs)
+	defer cancel()
+	m, err := c.describe(within, q.grant, q.Pull)
+	if err != nil {
+		c.rest(q.Registry, err)
+		return resolved{}, err
+	}
+	if !m.likely() {
+		return resolved{}, errNoManifest
+	}
+	if m.Digest == rec.Descriptor.Digest {
+		c.record(q, m)
 		return resolved{desc: rec.Descriptor, outcome: Revalidated}, nil
 	}
-	return resolved{desc: desc, outcome: Miss}, nil
+	if m.bytes == nil && c.has(rec.Descriptor.Digest) && !c.has(m.Digest) {
+		byDigest := q.Pull
+		byDigest.Path = digestPath(q.Path, m.Digest)
+		if m, err = c.fetchManifest(ctx, q.grant, byDigest); err != nil {
+			c.rest(q.Registry, err)
+			return resolved{}, err
+		}
+		switch {
+		case m.rest != nil:
+			_ = m.rest.Close()
+			return resolved{}, errTooLarge
+		case !m.plausible:
+			return resolved{}, errNoManifest
+		}
+		c.keep(q.grant, m)
+	}
+	c.record(q, m)
+	return resolved{desc: m.Descriptor, outcome: Miss, fetched: m}, nil
 }
 
-// errTooLarge sends a manifest over maxManifest past the cache.
-var errTooLarge = errors.New("manifest too large to keep")
-
-// record keeps what a tag means. That the registry said so links the digest to the repository, as a claim.
-func (c *Cache) record(g access.Grant, key metadata.TagKey, desc oci.Descriptor) {
-	c.cfg.Metadata.PutTag(key, metadata.TagRecord{Descriptor: desc, ValidatedAt: c.cfg.Now()})
-	c.cfg.Metadata.PutLink(g.Registry, g.Repository, desc.Digest, metadata.Claimed)
-}
+var (
+	// errTooLarge sends a manifest over maxManifest past the cache.
+	errTooLarge = errors.New("manifest too large to keep")
+	// errHangs, errResting and errNoManifest are reasons to serve what is stale.
+	errHangs      = errors.New("registry hangs")
+	errResting    = errors.New("registry is left alone for a while")
+	errNoManifest = errors.New("registry answers with something that is no manifest")
+)
 
 // passing reports whether an error speaks of upstream's passing trouble, for which a stale answer is better.
 func passing(err error) bool {
-	var refusal *upstream.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*upstream.Refusal](err); ok {
 		return refusal.Temporary()
 	}
-	var unreachable *upstream.UnreachableError
-	return errors.As(err, &unreachable) || errors.Is(err, context.DeadlineExceeded)
+	if _, ok := errors.AsType[*upstream.UnreachableError](err); ok {
+		return true
+	}
+	for _, reason := range []error{context.DeadlineExceeded, errHangs, errResting, errNoManifest, errWrongManifest} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
+}
+
+// missing reports whether the registry says that there is no such thing.
+func missing(err error) bool {
+	refusal, ok := errors.AsType[*upstream.Refusal](err)
+	return ok && refusal.Status == http.StatusNotFound
+}
+
+// rest has a registry left alone that hangs, or that asks for it.
+func (c *Cache) rest(reg oci.Registry, err error) {
+	refusal, ok := errors.AsType[*upstream.Refusal](err)
+	switch {
+	case ok && refusal.Status == http.StatusTooManyRequests:
+		c.cfg.Access.Rest(reg, c.retryAfter(refusal.Header.Get("Retry-After")))
+	case errors.Is(err, errHangs):
+		c.cfg.Access.Rest(reg, access.RestAfterHang)
+	}
+}
+
+// retryAfter reads the header of that name, in seconds or as a date (RFC 9110, section 10.2.3), within reason.
+func (c *Cache) retryAfter(header string) time.Duration {
+	const usual, most = time.Minute, 15 * time.Minute
+	wait := usual
+	if seconds, err := strconv.ParseInt(header, 10, 32); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		wait = at.Sub(c.cfg.Now())
+	}
+	return min(max(wait, time.Second), most)
+}
+
+// record keeps what a tag means, where that is a manifest of a kind we know. That the registry said so links the digest
+// to the repository, as a claim.
+func (c *Cache) record(q *question, m *manifest) {
+	if !m.likely() {
+		return
+	}
+	c.cfg.Metadata.PutTag(q.key, metadata.TagRecord{Descriptor: m.Descriptor, ValidatedAt: c.cfg.Now()}, q.pushes)
+	c.cfg.Access.Answered(q.grant, digestPath(q.Path, m.Digest))
+}
+
+// digestPath is the path of a manifest by digest, beside p.
+func digestPath(p oci.Path, d oci.Digest) oci.Path {
+	p.Tag, p.Digest = "", d
+	return p
 }
 
 // give turns what a tag means into content, fetching the manifest by digest if it is neither at hand nor cached.
-func (c *Cache) give(ctx context.Context, p Pull, g access.Grant, r resolved) (*Content, error) {
-	if p.Head {
-		return &Content{Descriptor: r.desc, Outcome: r.outcome}, nil
+func (c *Cache) give(ctx context.Context, q *question, r resolved) (*Content, error) {
+	var notes http.Header
+	if r.fetched != nil {
+		notes = r.fetched.notes
 	}
-	if r.bytes != nil {
-		return &Content{Descriptor: r.desc, Outcome: r.outcome, Body: memoryBody(r.bytes)}, nil
+	if q.Head {
+		if desc, ok := c.descriptor(r.desc.Digest); ok {
+			r.desc = desc // what a GET would say
+		}
+		return &Content{Descriptor: r.desc, Outcome: r.outcome, Notes: notes}, nil
 	}
-	byDigest := p
-	byDigest.Path.Tag, byDigest.Path.Digest = "", r.desc.Digest
+	if r.fetched != nil && r.fetched.bytes != nil {
+		return &Content{Descriptor: r.desc, Outcome: r.outcome, Notes: notes, Body: memoryBody(r.fetched.bytes)}, nil
+	}
+	byDigest := q.Pull
+	byDigest.Path = digestPath(q.Path, r.desc.Digest)
 	byDigest.Accept = nil // the registry chose this digest for what the client accepts
-	content, err := c.manifestByDigest(ctx, byDigest, g)
+	content, err := c.manifestByDigest(ctx, byDigest, q.grant)
 	if err != nil {
 		return nil, err
 	}

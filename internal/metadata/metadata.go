@@ -1,12 +1,13 @@
 // Package metadata remembers what registries have said: which descriptor a tag had and when, which repository holds
 // which digest, which repositories are open to everyone, and the media type of a manifest. Its invariant: nothing here
 // is needed for correctness of bytes, and losing all of it costs questions to registries, never content. The methods of
-// [Metadata] are safe for concurrent use and do no I/O but a read of the embedded database.
+// [Metadata] are safe for concurrent use and do no I/O but a read of the embedded database, and not even that for a
+// record in use.
 package metadata
 
 import (
-	"encoding/json"
 	"strings"
+	"sync"
 	"time"
 
 	"container-registry-proxy/internal/oci"
@@ -20,19 +21,39 @@ type DB interface {
 	Scan(bucket, prefix string, visit func(key string, value []byte) bool)
 }
 
-// The buckets. Keys are fields joined by NUL, which no field may hold.
+// The buckets. Keys are fields joined by NUL, which no field but the last may hold.
 const (
-	bucketTags  = "tags"       // registry, repository, tag, accept → tagRecord as JSON
-	bucketLinks = "links"      // registry, repository, digest → one byte, Link
-	bucketOpen  = "open"       // registry, repository → openRecord as JSON
+	bucketTags  = "tags"       // registry, repository, tag, accept → TagRecord as JSON
+	bucketLinks = "links"      // registry, repository, digest → one byte, Link; without a repository: any of the registry's
+	bucketFree  = "free"       // digest → registry, repository
+	bucketOpen  = "open"       // registry, repository → OpenAnswer as JSON
 	bucketTypes = "mediatypes" // digest → media type
 )
 
 // Metadata is the typed view of the database.
-type Metadata struct{ db DB }
+type Metadata struct {
+	tags  *table[TagKey, TagRecord]
+	links *table[linkKey, Link]
+	free  *table[oci.Digest, place]
+	open  *table[place, OpenAnswer]
+	types *table[oci.Digest, string]
+
+	mu     sync.RWMutex // guards pushes, and holds a push back while a record of a tag is written
+	pushes uint64
+}
 
 // New returns a view of db.
-func New(db DB) *Metadata { return &Metadata{db: db} }
+func New(db DB) *Metadata {
+	m := &Metadata{
+		tags:  newTable(db, bucketTags, TagKey.String, toJSON[TagRecord], decodeTag),
+		links: newTable(db, bucketLinks, linkKey.String, Link.encode, decodeLink),
+		free:  newTable(db, bucketFree, oci.Digest.String, place.encode, decodePlace),
+		open:  newTable(db, bucketOpen, place.String, toJSON[OpenAnswer], fromJSON[OpenAnswer]),
+		types: newTable(db, bucketTypes, oci.Digest.String, func(s string) []byte { return []byte(s) }, func(b []byte) (string, bool) { return string(b), len(b) > 0 }),
+	}
+	m.tags.parse = parseTagKey
+	return m
+}
 
 // TagKey is what a tag record is kept under. The same tag may mean different manifests to clients that accept
 // different media types.
@@ -48,10 +69,24 @@ func (k TagKey) String() string {
 	return join(string(k.Registry), k.Repository, k.Tag, k.Accept)
 }
 
+// parseTagKey is the reverse of String.
+func parseTagKey(s string) TagKey {
+	f := append(strings.SplitN(s, "\x00", 4), "", "", "")
+	return TagKey{oci.Registry(f[0]), f[1], f[2], f[3]}
+}
+
 // TagRecord says what a tag pointed to when it was last validated.
 type TagRecord struct {
 	Descriptor  oci.Descriptor `json:"descriptor"`
 	ValidatedAt time.Time      `json:"validatedAt"`
+}
+
+func decodeTag(b []byte) (TagRecord, bool) {
+	rec, ok := fromJSON[TagRecord](b)
+	if _, err := oci.ParseDigest(string(rec.Descriptor.Digest)); err != nil {
+		return TagRecord{}, false
+	}
+	return rec, ok
 }
 
 // Age is the time since validation. A record from the future, which a clock that was set back leaves behind, counts as
@@ -65,56 +100,41 @@ func (r TagRecord) Age(now time.Time) time.Duration {
 }
 
 // Tag returns the record of a tag, if there is one.
-func (m *Metadata) Tag(k TagKey) (TagRecord, bool) {
-	var rec TagRecord
-	value, ok := m.db.Get(bucketTags, k.String())
-	if !ok || json.Unmarshal(value, &rec) != nil {
-		return TagRecord{}, false
-	}
-	if _, err := oci.ParseDigest(string(rec.Descriptor.Digest)); err != nil {
-		return TagRecord{}, false
-	}
-	return rec, true
+func (m *Metadata) Tag(k TagKey) (TagRecord, bool) { return m.tags.get(k) }
+
+// Pushes counts what has been pushed and deleted: an answer that was asked for under an earlier count may be of before.
+func (m *Metadata) Pushes() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.pushes
 }
 
-// PutTag records what a tag points to.
-func (m *Metadata) PutTag(k TagKey, rec TagRecord) { m.putJSON(bucketTags, k.String(), rec) }
+// PutTag records what a tag points to, unless something was pushed since the count of [Metadata.Pushes] was taken.
+func (m *Metadata) PutTag(k TagKey, rec TagRecord, pushes uint64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.pushes == pushes {
+		m.tags.update(k, func(TagRecord, bool) (TagRecord, bool) { return rec, true })
+	}
+}
 
-// ForgetTag drops the records of a tag, whatever was accepted.
+// ForgetTag drops the records of a tag, whatever was accepted, and what is being asked about any tag at this moment.
 func (m *Metadata) ForgetTag(reg oci.Registry, repository, tag string) {
-	var keys []string
-	m.db.Scan(bucketTags, join(string(reg), repository, tag, ""), func(key string, _ []byte) bool {
-		keys = append(keys, key)
-		return true
-	})
-	for _, key := range keys {
-		m.db.Delete(bucketTags, key)
-	}
+	m.forget(join(string(reg), repository, tag, ""), func(TagRecord) bool { return true })
 }
 
-// Link says how sure we are that a repository holds a digest.
-type Link byte
-
-// A link is claimed when the registry only said so, proven when it delivered the bytes.
-const (
-	Unlinked Link = iota
-	Claimed
-	Proven
-)
-
-// Link returns how a repository and a digest are linked.
-func (m *Metadata) Link(reg oci.Registry, repository string, d oci.Digest) Link {
-	value, ok := m.db.Get(bucketLinks, join(string(reg), repository, string(d)))
-	if !ok || len(value) != 1 || value[0] > byte(Proven) {
-		return Unlinked
-	}
-	return Link(value[0])
+// ForgetDigest drops the records of the repository's tags that point to the digest, and that the repository holds it.
+func (m *Metadata) ForgetDigest(reg oci.Registry, repository string, d oci.Digest) {
+	m.forget(join(string(reg), repository, ""), func(rec TagRecord) bool { return rec.Descriptor.Digest == d })
+	m.links.remove(linkKey{place{reg, repository}, d})
 }
 
-// PutLink records a link. A proven link is never weakened.
-func (m *Metadata) PutLink(reg oci.Registry, repository string, d oci.Digest, link Link) {
-	if m.Link(reg, repository, d) < link {
-		m.db.Put(bucketLinks, join(string(reg), repository, string(d)), []byte{byte(link)})
+func (m *Metadata) forget(prefix string, match func(TagRecord) bool) {
+	m.mu.Lock()
+	m.pushes++
+	m.mu.Unlock()
+	for _, k := range m.tags.keys(prefix, match) {
+		m.tags.remove(k)
 	}
 }
 
@@ -122,42 +142,40 @@ func (m *Metadata) PutLink(reg oci.Registry, repository string, d oci.Digest, li
 type OpenAnswer struct {
 	Open bool      `json:"open"`
 	At   time.Time `json:"at"`
+	// Witness is the path for which an open repository last said so.
+	Witness string `json:"witness,omitempty"`
+	// Missing says that a repository was not open because what was asked for is not there, or is hidden as if it were
+	// not: that is soon asked again.
+	Missing bool `json:"missing,omitempty"`
 }
 
 // Open returns the last answer, if there was one.
 func (m *Metadata) Open(reg oci.Registry, repository string) (OpenAnswer, bool) {
-	var a OpenAnswer
-	value, ok := m.db.Get(bucketOpen, join(string(reg), repository))
-	if !ok || json.Unmarshal(value, &a) != nil {
-		return OpenAnswer{}, false
-	}
-	return a, true
+	return m.open.get(place{reg, repository})
 }
 
 // PutOpen records an answer.
 func (m *Metadata) PutOpen(reg oci.Registry, repository string, a OpenAnswer) {
-	m.putJSON(bucketOpen, join(string(reg), repository), a)
+	m.open.update(place{reg, repository}, func(OpenAnswer, bool) (OpenAnswer, bool) { return a, true })
 }
 
 // MediaType returns the media type under which a manifest was delivered, or "".
 func (m *Metadata) MediaType(d oci.Digest) string {
-	value, _ := m.db.Get(bucketTypes, string(d))
-	return string(value)
+	mediaType, _ := m.types.get(d)
+	return mediaType
 }
 
-// PutMediaType binds a media type to a manifest. The first one stays: the same bytes always have the same type.
-func (m *Metadata) PutMediaType(d oci.Digest, mediaType string) {
-	if m.MediaType(d) == "" {
-		m.db.Put(bucketTypes, string(d), []byte(mediaType))
-	}
-}
-
-func (m *Metadata) putJSON(bucket, key string, value any) {
-	b, err := json.Marshal(value)
-	if err != nil {
-		panic(err) // plain structs of strings, numbers and times always marshal
-	}
-	m.db.Put(bucket, key, b)
+// PutMediaType binds a media type to a manifest and returns the one it has: the first one stays, so that the same bytes
+// always have the same type.
+func (m *Metadata) PutMediaType(d oci.Digest, mediaType string) string {
+	m.types.update(d, func(first string, known bool) (string, bool) {
+		if known {
+			mediaType = first
+			return first, false
+		}
+		return mediaType, true
+	})
+	return mediaType
 }
 
 func join(fields ...string) string { return strings.Join(fields, "\x00") }

@@ -78,8 +78,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 		return upstream.NewRefusal(resp)
 	}
 	defer resp.Body.Close()
-	content := &cache.Content{Outcome: cache.Bypass, Passed: resp}
-	mark(w, r, p, content)
+	mark(w, r, p, &cache.Content{Outcome: cache.Bypass})
 	return passResponse(w, resp)
 }
 

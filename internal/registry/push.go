@@ -44,7 +44,7 @@ func (h *Handler) push(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 		failure = relayError(reg, err)
 	}, func(resp *http.Response) error {
 		if p.Kind == oci.KindManifest && resp.StatusCode < 300 && p.Tag != "" {
-			h.cfg.Cache.ForgetTag(reg, p.Repository, p.Tag)
+			h.cfg.Cache.Pushed(reg, p)
 		}
 		return nil
 	}).ServeHTTP(w, r)

@@ -21,7 +21,7 @@ import (
 type Puller interface {
 	Blob(ctx context.Context, p cache.Pull) (*cache.Content, error)
 	Manifest(ctx context.Context, p cache.Pull) (*cache.Content, error)
-	ForgetTag(reg oci.Registry, repository, tag string)
+	Pushed(reg oci.Registry, p oci.Path)
 }
 
 // Upstream is the client towards registries, for what is not cached.
