@@ -30,7 +30,7 @@ func (s *Store) adopt(d oci.Digest) bool {
 			return err
 		}
 		if info.Size() == 0 && !d.Empty() {
-			return fmt.Errorf("%s is empty: %w", d, fs.ErrNotExist)
+			return errors.Join(s.unlink(path), fmt.Errorf("%s is empty", d)) // debris of a power cut
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -78,14 +78,17 @@ type Store struct {
 	foreign   foreign
 	degraded  string
 	needed    int64 // the space whose want is the reason, if it is
-	released  bool  // the directory belongs to the next process
+	away      error // why the directory is not ours: not yet, or no longer
 }
 
 var _ store.Store = (*Store)(nil)
 
 // Open takes the directory, creating it where it does not exist, and reads the index. It returns an error that names
-// the holder if another process keeps the directory. Nothing runs until [Store.Run].
-func Open(cfg Config) (_ *Store, err error) {
+// the holder if another process keeps the directory. A disk that is full, read-only or failing is no error: the store
+// keeps nothing until it has recovered. Nothing runs until [Store.Run].
+func Open(cfg Config) (*Store, error) { return open(cfg, nil) }
+
+func open(cfg Config, fault func(step string) error) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -96,36 +99,56 @@ func Open(cfg Config) (_ *Store, err error) {
 		cfg.LockWait = 10 * time.Second
 	}
 	s := &Store{
-		cfg: cfg, dir: directory(cfg.Directory), log: cfg.Log, sums: newSumCache(), now: time.Now,
-		names: newNames(),
-		index: map[oci.Digest]*entry{}, order: newPolicy(), stages: map[oci.Digest]*stage{},
+		cfg: cfg, dir: directory(cfg.Directory), log: cfg.Log, sums: newSumCache(), now: time.Now, fault: fault,
+		names: newNames(), index: map[oci.Digest]*entry{}, order: newPolicy(), stages: map[oci.Digest]*stage{},
 		space: space{limit: cfg.MaxSize},
 	}
+	var err error
+	if s.lock, err = s.take(cfg.LockWait); err == nil {
+		err = s.load()
+	}
+	if err != nil {
+		if err = s.without(err); err != nil {
+			return nil, err
+		}
+	}
 	s.metrics = newMetrics(cfg.Registerer, s)
+	return s, nil
+}
+
+// take makes the directory ours, for as long as the file it returns is open.
+func (s *Store) take(wait time.Duration) (*os.File, error) {
+	if err := s.at("take"); err != nil {
+		return nil, err
+	}
 	if err := s.dir.create(); err != nil {
 		return nil, err
 	}
-	if s.lock, err = s.dir.lock(cfg.LockWait); err != nil {
+	lock, err := s.dir.lock(wait)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = s.lock.Close()
-		}
-	}()
 	if err := s.dir.checkVersion(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
-	if s.db, err = durable.OpenDB(s.dir.database(), s.log); err != nil {
-		return nil, err
+	return lock, nil
+}
+
+// load reads what earlier processes have left. If it fails the directory is not ours.
+func (s *Store) load() (err error) {
+	if s.db, err = durable.OpenDB(s.dir.database(), s.log); err == nil {
+		s.space.index = s.db.Size()
+		s.loadIndex()
+		s.adopting.Store(true)
+		if err = s.loadStaging(); err != nil {
+			err = errors.Join(err, s.db.Close())
+		}
 	}
-	s.space.index = s.db.Size()
-	s.loadIndex()
-	s.adopting.Store(true)
-	if err := s.loadStaging(); err != nil {
-		return nil, errors.Join(err, s.db.Close())
+	if err != nil {
+		err = errors.Join(err, s.lock.Close())
+		s.lock = nil
 	}
-	return s, nil
+	return err
 }
 
 // DB is the database of the directory, for what belongs with the blobs. It is closed with the store.
@@ -174,55 +197,16 @@ func (s *Store) run(step string, op func() error) error {
 	return op()
 }
 
-// trouble notes that the disk does not do what it should, and returns an error that matches [store.ErrNoSpace]: the
-// caller goes on without the disk. Run finds out when it works again.
-func (s *Store) trouble(err error) error { return s.degrade(err, blockSize) }
-
-// full is trouble whose end is when n bytes can be had.
-func (s *Store) full(n, free int64) error {
-	return s.degrade(fmt.Errorf("disk is full: %d bytes needed, %d could be had, %d are to be left to others", n, max(free, 0), s.cfg.MinFree), n)
-}
-
-func (s *Store) degrade(err error, needed int64) error {
-	s.mu.Lock()
-	first := s.degraded == "" && !s.released
-	s.degraded = err.Error()
-	s.needed = needed
-	s.mu.Unlock()
-	if first {
-		s.log.Error("store does not keep what it should: pulls pass through", "err", err)
-	}
-	return noSpace{err}
-}
-
-// recovered notes that the disk does what it should.
-func (s *Store) recovered() {
-	s.mu.Lock()
-	before := s.degraded
-	s.degraded = ""
-	s.mu.Unlock()
-	if before != "" {
-		s.log.Info("store keeps blobs again", "was", before)
-	}
-}
-
-// noSpace is why there is no space.
-type noSpace struct{ err error }
-
-func (e noSpace) Error() string        { return e.err.Error() }
-func (e noSpace) Is(target error) bool { return target == store.ErrNoSpace }
-func (e noSpace) Unwrap() error        { return e.err }
-
 // Close gives the directory up at once, for another process to take. What is open stays readable, and what is being
 // staged can be written and read on, but not committed: the next process takes up what is synced of it. Close may be
 // called again.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	if s.released {
+	if errors.Is(s.away, errReleased) {
 		s.mu.Unlock()
 		return nil
 	}
-	s.released = true
+	s.away = errReleased
 	unfinished := make([]*stage, 0, len(s.stages))
 	for _, st := range s.stages {
 		unfinished = append(unfinished, st)
@@ -236,7 +220,10 @@ func (s *Store) Close() error {
 	}
 	s.saveTouched()
 	s.syncLeftovers()
-	errs = append(errs, s.db.Close(), unlock(s.lock))
+	errs = append(errs, s.db.Close())
+	if s.lock != nil {
+		errs = append(errs, unlock(s.lock))
+	}
 	return errors.Join(errs...)
 }
 

@@ -105,12 +105,12 @@ func (n *names) lock(d oci.Digest) (unlock func()) {
 // errReleased says that the directory belongs to the next process.
 var errReleased = errors.New("the cache directory has been given up")
 
-// change runs what changes the directory, unless it has been given up; Close waits for it. It may be nested.
+// change runs what changes the directory, unless it is not ours; Close waits for it. It may be nested.
 func (s *Store) change(op func() error) error {
 	s.mu.Lock()
-	if s.released {
-		s.mu.Unlock()
-		return noSpace{errReleased}
+	if s.away != nil {
+		defer s.mu.Unlock()
+		return noSpace{s.away}
 	}
 	s.changes.Add(1)
 	s.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 func (s *Store) givenUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.released
+	return errors.Is(s.away, errReleased)
 }
 
 // handOver leaves what is synced of a staged file to the next process. The two must not write to one file, so st goes on

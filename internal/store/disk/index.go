@@ -39,12 +39,17 @@ func (s *Store) lookup(d oci.Digest) *entry {
 	}
 	s.opened(e)
 	s.order.hit(e)
-	e.used = max(e.used, s.now().Unix())
+	s.use(e, max(e.used, s.now().Unix()))
+	return e
+}
+
+// use notes a time of last use, which saveTouched writes behind. The caller holds mu.
+func (s *Store) use(e *entry, at int64) {
+	e.used = at
 	if !e.touched {
 		e.touched = true
 		s.touched = append(s.touched, e)
 	}
-	return e
 }
 
 // opened counts a use in progress. The caller holds mu.
@@ -167,7 +172,9 @@ func (s *Store) inactive(since time.Time) []*entry {
 	var found []*entry
 	now := s.now().Unix()
 	for _, e := range s.index {
-		e.used = min(e.used, now)
+		if e.used > now {
+			s.use(e, now)
+		}
 		if e.used < since.Unix() && s.evictable(e) {
 			found = append(found, e)
 		}

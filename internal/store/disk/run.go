@@ -76,7 +76,7 @@ func (s *Store) retry() bool {
 	s.mu.Lock()
 	degraded, needed := s.degraded != "", s.needed
 	s.mu.Unlock()
-	if !degraded || s.change(func() error { return s.probe(needed) }) != nil {
+	if !degraded || s.appear() != nil || s.change(func() error { return s.probe(needed) }) != nil {
 		return false
 	}
 	s.recovered()

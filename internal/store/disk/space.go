@@ -70,7 +70,7 @@ func (s *Store) roomOnDisk(n int64) error {
 	free += s.evictableBytes() - s.space.promised - s.unwritten()
 	s.mu.Unlock()
 	if free < n+s.cfg.MinFree {
-		return s.full(n, free)
+		return s.diskFull(n, free)
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func (s *Store) keepFree() error {
 	}
 	s.unlinkEvicted()
 	if !enough {
-		return s.full(short, free)
+		return s.diskFull(short, free)
 	}
 	s.noteLag(free, freed)
 	return nil
@@ -179,7 +179,7 @@ func (s *Store) noteLag(before, freed int64) {
 // disk's and matches [store.ErrNoSpace].
 func (s *Store) withRoom(n int64, op func() error) error {
 	err := op()
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if full(err) {
 		s.mu.Lock()
 		s.evict(min(n, s.evictableBytes()), reasonFreeSpace)
 		freed := s.evictedBytes()
