@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"container-registry-proxy/internal/config"
+	"container-registry-proxy/internal/dial"
 )
 
 // drainTimeout is how long running pulls and tunnels may take to finish after the order to stop.
@@ -48,6 +49,9 @@ type App struct {
 	admin net.Listener // the operator
 	stops stops
 	state atomic.Int32
+
+	// resolver answers every name lookup; nil means the system's. Tests set it, for an internet of their own.
+	resolver dial.Resolver
 }
 
 // The states of an App: it gets clients while it serves.
@@ -58,10 +62,12 @@ const (
 )
 
 // New opens what is on disk and wires the parts. Nothing listens and nothing runs yet.
-func New(cfg *config.Config, log *slog.Logger) (*App, error) {
-	a := &App{cfg: cfg, log: log}
-	for _, notice := range cfg.Notices {
-		log.Warn(notice)
+func New(cfg *config.Config, log *slog.Logger) (*App, error) { return open(&App{cfg: cfg, log: log}) }
+
+// open is New for an App with nothing but what its parts are made of.
+func open(a *App) (*App, error) {
+	for _, notice := range a.cfg.Notices {
+		a.log.Warn(notice)
 	}
 	var err error
 	if a.parts, err = a.wire(); err != nil {

@@ -68,7 +68,7 @@ func (a *App) wire() (*parts, error) {
 	}
 	destinations := dial.Config{
 		AllowedNetworks: cfg.AllowedNetworks, Named: cfg.Named, Own: p.own.list,
-		DisableIPv6: cfg.DisableIPv6, RefusePrivate: cfg.RefusePrivate, TunnelPorts: ports,
+		DisableIPv6: cfg.DisableIPv6, RefusePrivate: cfg.RefusePrivate, TunnelPorts: ports, Resolver: a.resolver,
 	}
 	roots, err := upstreamRoots(cfg.UpstreamCAFile)
 	if err != nil {
