@@ -50,6 +50,12 @@ func (c *ctr) run(t *testing.T, args ...string) string {
 func (c *ctr) pull(t *testing.T, reference string) string {
 	t.Helper()
 	c.run(t, "images", "pull", reference)
+	return c.digest(t, reference)
+}
+
+// digest is that of an image's manifest.
+func (c *ctr) digest(t *testing.T, reference string) string {
+	t.Helper()
 	// "REF TYPE DIGEST SIZE PLATFORMS LABELS", below a line with these words.
 	for line := range strings.Lines(c.run(t, "images", "list", "name=="+reference)) {
 		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == reference {

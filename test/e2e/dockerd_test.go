@@ -10,22 +10,25 @@ import (
 func TestDockerd(t *testing.T) {
 	t.Parallel()
 	need(t, "dockerd", "docker", "containerd")
-	scenario(t, func(t *testing.T, p *proxy) client {
-		containerd := startContainerd(t, nil)
-		dir := t.TempDir()
-		socket := "unix://" + filepath.Join(dir, "docker.sock")
-		d := command{
-			args: []string{
-				"dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
-				"--config-file", writeFile(t, filepath.Join(dir, "daemon.json"), "{}"),
-				"--host", socket, "--containerd", containerd, "--iptables=false", "--ip6tables=false", "--bridge=none",
-			},
-			env: p.clientEnv(),
-		}.start(t)
-		c := &docker{socket: socket}
-		d.awaitReady(succeeds(command{args: []string{"docker", "--host", socket, "version"}}, t))
-		return c
-	})
+	scenario(t, func(t *testing.T, p *proxy) client { return startDockerd(t, p.clientEnv(), "{}") })
+}
+
+// startDockerd starts a dockerd of the test's own, and a containerd for it.
+func startDockerd(t *testing.T, env []string, config string) *docker {
+	t.Helper()
+	containerd := startContainerd(t, nil)
+	dir := t.TempDir()
+	socket := "unix://" + filepath.Join(dir, "docker.sock")
+	d := command{
+		args: []string{
+			"dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
+			"--config-file", writeFile(t, filepath.Join(dir, "daemon.json"), config),
+			"--host", socket, "--containerd", containerd, "--iptables=false", "--ip6tables=false", "--bridge=none",
+		},
+		env: env,
+	}.start(t)
+	d.awaitReady(succeeds(command{args: []string{"docker", "--host", socket, "version"}}, t))
+	return &docker{socket: socket}
 }
 
 // docker speaks to a dockerd, which does the work: nothing of the proxy is set here.

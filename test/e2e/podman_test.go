@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -11,10 +12,30 @@ func TestPodman(t *testing.T) {
 	t.Parallel()
 	need(t, "podman")
 	scenario(t, func(t *testing.T, p *proxy) client {
-		dir := t.TempDir()
-		policy := writeFile(t, filepath.Join(dir, "policy.json"), `{"default":[{"type":"insecureAcceptAnything"}]}`)
-		return &podman{dir: dir, env: p.clientEnv(), policy: policy}
+		dir := shortDir(t)
+		return &podman{dir: dir, env: p.clientEnv(), policy: anyImage(t, dir)}
 	})
+}
+
+// shortDir is a directory of the test's own: podman takes no runroot of more than 50 characters.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// anyImage is a policy that wants no signatures.
+func anyImage(t *testing.T, dir string) string {
+	t.Helper()
+	return writeFile(t, filepath.Join(dir, "policy.json"), `{"default":[{"type":"insecureAcceptAnything"}]}`)
 }
 
 // podman has a store of its own, on the overlay driver.

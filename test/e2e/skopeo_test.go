@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,15 +21,16 @@ func TestSkopeo(t *testing.T) {
 
 // skopeo copies an image into a directory.
 type skopeo struct {
-	dir string
-	env []string
+	dir   string
+	env   []string
+	flags []string // of its copy command
 }
 
 func (s *skopeo) pull(t *testing.T, reference string) string {
 	t.Helper()
 	to := filepath.Join(s.dir, "image")
 	command{
-		args:   []string{"skopeo", "--insecure-policy", "copy", "docker://" + reference, "dir:" + to},
+		args:   slices.Concat([]string{"skopeo", "--insecure-policy", "copy"}, s.flags, []string{"docker://" + reference, "dir:" + to}),
 		env:    s.env,
 		mounts: containersMounts(t, s.dir),
 	}.run(t)
