@@ -119,10 +119,13 @@ func TestProtocols(t *testing.T) {
 	mustShake(t, a, "quay.io", &tls.Config{MaxVersion: tls.VersionTLS12})
 }
 
+// An RSA authority that has to sign itself takes milliseconds, in which the others arrive.
 func TestConcurrentMintsOfAHostCoalesce(t *testing.T) {
 	t.Parallel()
-	reg := prometheus.NewRegistry()
-	a := open(t, mitm.Config{Directory: t.TempDir(), Registerer: reg})
+	dir, reg := t.TempDir(), prometheus.NewRegistry()
+	originalKey(t, filepath.Join(dir, "ca.key"))
+	selfSigned(t, filepath.Join(dir, "ca.key"), filepath.Join(dir, "ca.crt"), "basicConstraints = critical,CA:TRUE,pathlen:0")
+	a := open(t, mitm.Config{Directory: dir, Registerer: reg})
 	var wg sync.WaitGroup
 	start := make(chan struct{})
 	for i := range 60 {
@@ -138,6 +141,18 @@ func TestConcurrentMintsOfAHostCoalesce(t *testing.T) {
 	wg.Wait()
 	if n := metric(t, reg, "leaves_minted_total"); n != 3 {
 		t.Errorf("%v leaves minted for 3 hosts", n)
+	}
+}
+
+// A clock that was a year ahead when a leaf was minted, and was then set right: the leaf begins in the future.
+func TestClockThatIsSetBack(t *testing.T) {
+	t.Parallel()
+	a := open(t, mitm.Config{Directory: t.TempDir()})
+	for _, ahead := range []time.Duration{25 * time.Hour, 365 * day} {
+		if err := a.KeepMintedAt("quay.io", time.Now().Add(ahead)); err != nil {
+			t.Fatal(err)
+		}
+		mustShake(t, a, "quay.io", &tls.Config{})
 	}
 }
 
