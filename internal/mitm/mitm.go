@@ -129,7 +129,8 @@ func (a *Authority) CertificatePEM() []byte {
 
 // TLSConfig is what a connection to an intercepted host, a name or an IP address without a port, is terminated with. Its
 // leaf is that host's, whatever name the client asks for. The caller must not change it; it is meant to be asked for
-// anew for every connection, which costs a look into a map. For what cannot be a host's name the handshake fails.
+// anew for every connection, which costs a look into a map. For what cannot be a host's name the handshake fails. Its own
+// GetConfigForClient is what keeps tickets from clients without TLS 1.3: who wraps it in another's has to do the same.
 func (a *Authority) TLSConfig(host string) *tls.Config { return a.hosts.config(host) }
 
 // Run warns while the authority is about to expire, at once and then daily, until ctx ends.
