@@ -131,6 +131,12 @@ func (c *Cache) Pushed(reg oci.Registry, p oci.Path) {
 	c.cfg.Metadata.ForgetDigest(reg, p.Repository, p.Digest)
 }
 
+// Doubt has what a push or a deletion may have made old asked for again at the next pull. While upstream is in trouble
+// it is served all the same: a push that fails takes nothing away.
+func (c *Cache) Doubt(reg oci.Registry, p oci.Path) {
+	c.cfg.Metadata.Doubt(reg, p.Repository, p.Tag)
+}
+
 // delivered records that the bytes of a digest came from a source and were the digest's.
 func (c *Cache) delivered(d oci.Digest, src fill.Source) {
 	if src := src.(*source); src.delivers.Load() {

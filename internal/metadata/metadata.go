@@ -120,22 +120,47 @@ func (m *Metadata) PutTag(k TagKey, rec TagRecord, pushes uint64) {
 
 // ForgetTag drops the records of a tag, whatever was accepted, and what is being asked about any tag at this moment.
 func (m *Metadata) ForgetTag(reg oci.Registry, repository, tag string) {
-	m.forget(join(string(reg), repository, tag, ""), func(TagRecord) bool { return true })
+	m.pushed()
+	for _, k := range m.tagsOf(reg, repository, tag) {
+		m.tags.remove(k)
+	}
 }
 
 // ForgetDigest drops the records of the repository's tags that point to the digest, and that the repository holds it.
 func (m *Metadata) ForgetDigest(reg oci.Registry, repository string, d oci.Digest) {
-	m.forget(join(string(reg), repository, ""), func(rec TagRecord) bool { return rec.Descriptor.Digest == d })
+	m.pushed()
+	for _, k := range m.tagsOf(reg, repository, "") {
+		if rec, _ := m.Tag(k); rec.Descriptor.Digest == d {
+			m.tags.remove(k)
+		}
+	}
 	m.links.remove(linkKey{place{reg, repository}, d})
 }
 
-func (m *Metadata) forget(prefix string, match func(TagRecord) bool) {
-	m.mu.Lock()
-	m.pushes++
-	m.mu.Unlock()
-	for _, k := range m.tags.keys(prefix, match) {
-		m.tags.remove(k)
+// Doubt makes the records of a tag, or of all tags of the repository if it is empty, as old as can be.
+func (m *Metadata) Doubt(reg oci.Registry, repository, tag string) {
+	m.pushed()
+	for _, k := range m.tagsOf(reg, repository, tag) {
+		m.tags.update(k, func(rec TagRecord, known bool) (TagRecord, bool) {
+			rec.ValidatedAt = time.Time{}
+			return rec, known
+		})
 	}
+}
+
+func (m *Metadata) pushed() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pushes++
+}
+
+// tagsOf are the keys of a tag's records, or of all tags' if it is empty.
+func (m *Metadata) tagsOf(reg oci.Registry, repository, tag string) []TagKey {
+	prefix := join(string(reg), repository, "")
+	if tag != "" {
+		prefix += join(tag, "")
+	}
+	return m.tags.keys(prefix)
 }
 
 // OpenAnswer is what a registry last said to nobody in particular about a repository.

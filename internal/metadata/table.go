@@ -74,17 +74,15 @@ func (t *table[K, V]) remove(k K) {
 	})
 }
 
-// keys returns the keys of the records that match, among those whose key in the database begins with prefix.
-func (t *table[K, V]) keys(prefix string, match func(V) bool) []K {
+// keys returns the keys that begin with prefix in the database.
+func (t *table[K, V]) keys(prefix string) []K {
 	found := map[K]bool{}
-	t.db.Scan(t.bucket, prefix, func(key string, value []byte) bool {
-		if v, ok := t.decode(value); !ok || match(v) {
-			found[t.parse(key)] = true
-		}
+	t.db.Scan(t.bucket, prefix, func(key string, _ []byte) bool {
+		found[t.parse(key)] = true
 		return true
 	})
-	for k, v := range t.memory.All() { // a database that was lost has less than memory
-		if strings.HasPrefix(t.key(k), prefix) && match(v) {
+	for k := range t.memory.Keys() { // a database that was lost has less than memory
+		if strings.HasPrefix(t.key(k), prefix) {
 			found[k] = true
 		}
 	}

@@ -5,11 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/dial"
+	"container-registry-proxy/internal/fill"
+	"container-registry-proxy/internal/gather"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/store"
 	"container-registry-proxy/internal/upstream"
@@ -29,7 +35,7 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 		if errors.As(err, &gone) {
 			rec.Status = statusClientGone
 		}
-		panic(http.ErrAbortHandler) // the head is out: only the connection can still say that the body is not whole
+		abort(w, r) // the head is out: only the connection can still say that the body is not whole
 	}
 	if r.Context().Err() != nil {
 		rec.Status = statusClientGone
@@ -41,6 +47,30 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 		return
 	}
 	writeWireError(w, r, wireError(err, rec.RequestID))
+}
+
+// abort cuts the connection and panics. Where its end is all that tells a client that the body has ended, which is so for
+// HTTP/1.0 without a length, it is reset: a proper end would pass for that of the body.
+func abort(w http.ResponseWriter, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) && w.Header().Get("Content-Length") == "" {
+		if conn := gather.From(r); conn != nil {
+			reset(conn.Conn)
+		} else if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			reset(conn)
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// reset closes a connection, or what is below it, with a TCP reset.
+func reset(conn net.Conn) {
+	for below, ok := conn.(interface{ NetConn() net.Conn }); ok; below, ok = conn.(interface{ NetConn() net.Conn }) {
+		conn = below.NetConn() // not TLS, which says farewell
+	}
+	if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = tcp.SetLinger(0) // a connection that is gone already needs none
+	}
+	_ = conn.Close()
 }
 
 func writeWireError(w http.ResponseWriter, r *http.Request, e *oci.Error) {
@@ -68,6 +98,8 @@ func wireError(err error, requestID string) *oci.Error {
 		return &oci.Error{Code: oci.CodeDenied, Message: refused.Error()}
 	case errors.As(err, &mismatch):
 		return &oci.Error{Code: oci.CodeUnknown, Message: "upstream sent bytes that are not " + string(mismatch.Want) + ": nothing was kept, try again"}
+	case errors.Is(err, fill.ErrDraining):
+		return &oci.Error{Code: oci.CodeUnavailable, Message: fill.ErrDraining.Error()}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &oci.Error{Code: oci.CodeUnavailable, HTTPStatus: http.StatusGatewayTimeout, Message: "upstream did not answer in time"}
 	case errors.As(err, &unreachable):
@@ -94,7 +126,7 @@ func writeRefusal(w http.ResponseWriter, r *http.Request, refusal *upstream.Refu
 	if !isErrorDocument(body) {
 		writeWireError(w, r, &oci.Error{
 			Code: codeFor(refusal.Status), HTTPStatus: refusal.Status,
-			Message: "upstream answered " + strconv.Itoa(refusal.Status) + " " + http.StatusText(refusal.Status),
+			Message: strings.TrimSpace("upstream answered "+strconv.Itoa(refusal.Status)+" "+http.StatusText(refusal.Status)) + words(refusal),
 		})
 		return
 	}
@@ -104,6 +136,19 @@ func writeRefusal(w http.ResponseWriter, r *http.Request, refusal *upstream.Refu
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // as above
 	}
+}
+
+// words are a registry's own where it says in plain text what is wrong, as ECR and rate limits do.
+func words(refusal *upstream.Refusal) string {
+	mediaType, _, _ := strings.Cut(refusal.Header.Get("Content-Type"), ";")
+	text := strings.TrimSpace(string(refusal.Body))
+	if mediaType != "" && mediaType != "text/plain" || text == "" || len(text) > 300 || strings.HasPrefix(text, "<") || !utf8.ValidString(text) {
+		return ""
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return ""
+	}
+	return ": " + text
 }
 
 func isErrorDocument(body []byte) bool {

@@ -1,10 +1,16 @@
 package registry
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 
+	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/cache"
 	"container-registry-proxy/internal/oci"
@@ -14,17 +20,39 @@ import (
 
 // ping answers /v2/ (end-1). With central credentials it is answered here, so that no client looks for a login of its
 // own; without, the registry's challenge is what the client needs to see. While pushes are allowed clients must be able
-// to log in everywhere. A registry that cannot be reached does not stop a pull of what is cached: 200.
+// to log in everywhere. A registry in trouble does not stop a pull of what is cached: 200.
 func (h *Handler) ping(w http.ResponseWriter, r *http.Request, reg oci.Registry) error {
 	if h.cfg.HasCentral(reg) && (!h.cfg.AllowPush || !caller(r).Authorization.Empty()) {
 		return pong(w)
 	}
-	h.relay(reg, func(w http.ResponseWriter, r *http.Request, err error) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, errHangs)
+	defer cancel()
+	proxy := h.relay(reg)
+	toRegistry := proxy.Rewrite
+	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
+		toRegistry(pr)
+		for name := range pr.Out.Header {
+			if name != "Authorization" && name != "Accept" && name != "User-Agent" {
+				pr.Out.Header.Del(name)
+			}
+		}
+		pr.Out.Body, pr.Out.ContentLength = nil, 0
+	}
+	proxy.ModifyResponse = func(resp *http.Response) error {
+		if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
+			return fmt.Errorf("ping answered %d", resp.StatusCode)
+		}
+		return nil
+	}
+	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
 		accesslog.From(r.Context()).Err = err.Error()
-		_ = pong(w)
-	}, nil).ServeHTTP(w, r)
+		_ = pong(w) // the client may have left
+	}
+	proxy.ServeHTTP(w, r.WithContext(ctx))
 	return nil
 }
+
+var errHangs = errors.New("registry hangs")
 
 func pong(w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json")
@@ -34,8 +62,9 @@ func pong(w http.ResponseWriter) error {
 }
 
 // relay sends a request on to the registry as the client made it, with the client's own Authorization and nothing else,
-// and the registry's answer back as it is.
-func (h *Handler) relay(reg oci.Registry, failed func(http.ResponseWriter, *http.Request, error), answered func(*http.Response) error) *httputil.ReverseProxy {
+// and the registry's answer back as it is. What is below /v2/ never becomes another protocol: nothing of that would be
+// ours to read.
+func (h *Handler) relay(reg oci.Registry) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Transport:     h.cfg.Upstream.Transport(),
 		FlushInterval: -1,
@@ -43,12 +72,13 @@ func (h *Handler) relay(reg oci.Registry, failed func(http.ResponseWriter, *http
 			pr.Out.URL.Scheme, pr.Out.URL.Host = reg.Scheme(), reg.Authority()
 			pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 			pr.Out.Host = reg.Authority()
+			pr.Out.Header.Del("Upgrade")
+			pr.Out.Header.Del("Connection")
 			if pr.In.Header.Get("User-Agent") == "" {
 				pr.Out.Header["User-Agent"] = nil // keep net/http from adding its own
 			}
 		},
-		ModifyResponse: answered,
-		ErrorHandler:   failed,
+		ErrorLog: slog.NewLogLogger(h.cfg.Log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -75,7 +105,11 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 		return err
 	}
 	if resp.StatusCode >= 400 {
-		return upstream.NewRefusal(resp)
+		g := access.Grant{Registry: reg, As: as}
+		if as.IsCentral() {
+			g.Class = access.Central
+		}
+		return g.Refusal(resp)
 	}
 	defer resp.Body.Close()
 	mark(w, r, p, &cache.Content{Outcome: cache.Bypass})
@@ -97,9 +131,18 @@ func passResponse(w http.ResponseWriter, resp *http.Response) error {
 			header[name] = values
 		}
 	}
+	for _, line := range resp.Header.Values("Connection") {
+		for name := range strings.SplitSeq(line, ",") {
+			header.Del(strings.TrimSpace(name))
+		}
+	}
 	setLength(header, resp.ContentLength)
 	w.WriteHeader(resp.StatusCode)
-	if _, err := io.Copy(flushing{w, http.NewResponseController(w)}, resp.Body); err != nil {
+	out := &flushing{w: w, rc: http.NewResponseController(w)}
+	switch _, err := io.Copy(out, resp.Body); {
+	case out.err != nil:
+		return &errCut{clientGone{out.err}}
+	case err != nil:
 		return &errCut{err}
 	}
 	return nil
@@ -107,14 +150,18 @@ func passResponse(w http.ResponseWriter, resp *http.Response) error {
 
 // flushing sends every write on at once: what passes through is not held up here.
 type flushing struct {
-	w  io.Writer
-	rc *http.ResponseController
+	w   io.Writer
+	rc  *http.ResponseController
+	err error // of the client's connection
 }
 
-func (f flushing) Write(p []byte) (int, error) {
+func (f *flushing) Write(p []byte) (int, error) {
 	n, err := f.w.Write(p)
 	if err == nil {
-		err = f.rc.Flush()
+		if err = f.rc.Flush(); errors.Is(err, http.ErrNotSupported) {
+			err = nil
+		}
 	}
+	f.err = err
 	return n, err
 }

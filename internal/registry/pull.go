@@ -23,7 +23,7 @@ func (h *Handler) pull(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 		Accept:  r.Header.Values("Accept"),
 		Want:    wanted(r.Header.Get("Range")),
 		Head:    r.Method == http.MethodHead,
-		NoCache: strings.Contains(strings.Join(r.Header.Values("Cache-Control"), ","), "no-cache"),
+		NoCache: strings.Contains(strings.ToLower(strings.Join(r.Header.Values("Cache-Control"), ",")), "no-cache"),
 	}
 	get := h.cfg.Cache.Manifest
 	if p.Kind == oci.KindBlob {
@@ -41,10 +41,20 @@ func (h *Handler) pull(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 // give writes a content: headers, then as much of the body as was asked for.
 func (h *Handler) give(w http.ResponseWriter, r *http.Request, p oci.Path, content *cache.Content) error {
 	desc := content.Descriptor
-	accesslog.From(r.Context()).Digest = string(desc.Digest)
+	rec := accesslog.From(r.Context())
+	rec.Digest, rec.Size = string(desc.Digest), desc.Size
 	header := w.Header()
-	header.Set("Docker-Content-Digest", string(desc.Digest))
-	header.Set("Etag", `"`+string(desc.Digest)+`"`)
+	for name, values := range content.Notes {
+		header[name] = values
+	}
+	if desc.Digest != "" {
+		header.Set("Docker-Content-Digest", string(desc.Digest))
+		header.Set("Etag", `"`+string(desc.Digest)+`"`)
+	}
+	if noneMatch(r.Header.Get("If-None-Match"), desc.Digest) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
 	header.Set("Content-Type", desc.MediaType)
 	if p.Kind == oci.KindBlob {
 		header.Set("Content-Type", "application/octet-stream")
@@ -57,10 +67,6 @@ func (h *Handler) give(w http.ResponseWriter, r *http.Request, p oci.Path, conte
 	if r.Method == http.MethodHead {
 		setLength(header, size)
 		w.WriteHeader(http.StatusOK)
-		return nil
-	}
-	if noneMatch(r.Header.Get("If-None-Match"), desc.Digest) {
-		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
 	if p.Kind != oci.KindBlob {
@@ -175,6 +181,9 @@ func setLength(header http.Header, size int64) {
 
 // noneMatch evaluates If-None-Match (RFC 9110, section 13.1.2) against the one entity tag that a digest has.
 func noneMatch(header string, d oci.Digest) bool {
+	if header == "" || d == "" {
+		return false
+	}
 	for tag := range strings.SplitSeq(header, ",") {
 		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
 		if tag == "*" || tag == `"`+string(d)+`"` {

@@ -19,18 +19,19 @@ func isPush(method string, kind oci.Kind) bool {
 	switch method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 		return true
+	case http.MethodGet, http.MethodHead:
+		return kind == oci.KindUpload
 	}
-	return kind == oci.KindUpload
+	return false
 }
 
 // push passes a push through (OCI distribution spec v1.1, end-4a to end-10) with the client's own Authorization and
-// nothing else. A manifest that was pushed drops what is known of its tag.
+// nothing else. What it makes old is forgotten.
 func (h *Handler) push(w http.ResponseWriter, r *http.Request, reg oci.Registry, p oci.Path) error {
 	rec := accesslog.From(r.Context())
 	rec.Outcome = string(cache.Bypass)
 	if !h.cfg.AllowPush {
-		w.Header().Set("Allow", "GET, HEAD")
-		return &oci.Error{Code: oci.CodeUnsupported, Message: "pushing through this proxy is off: its operator can allow it with ALLOW_PUSH=true"}
+		return notAllowed(w, "pushing through this proxy is off: its operator can allow it with ALLOW_PUSH=true")
 	}
 	if h.cfg.BufferRequests && r.ContentLength != 0 {
 		spool, err := spoolBody(r)
@@ -39,15 +40,28 @@ func (h *Handler) push(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 		}
 		defer spool.Close()
 	}
+	changes := (p.Kind == oci.KindManifest || p.Kind == oci.KindBlob) && r.Method != http.MethodPost
+	if changes {
+		defer func() {
+			if changes { // nobody knows what a push has done whose answer does not come
+				h.cfg.Cache.Doubt(reg, p)
+			}
+		}()
+	}
 	var failure error
-	h.relay(reg, func(_ http.ResponseWriter, _ *http.Request, err error) {
-		failure = relayError(reg, err)
-	}, func(resp *http.Response) error {
-		if p.Kind == oci.KindManifest && resp.StatusCode < 300 && p.Tag != "" {
+	proxy := h.relay(reg)
+	proxy.ErrorHandler = func(_ http.ResponseWriter, _ *http.Request, err error) { failure = relayError(reg, err) }
+	proxy.ModifyResponse = func(resp *http.Response) error {
+		switch {
+		case changes && resp.StatusCode < 300:
 			h.cfg.Cache.Pushed(reg, p)
+			changes = false
+		case resp.StatusCode < 500:
+			changes = false
 		}
 		return nil
-	}).ServeHTTP(w, r)
+	}
+	proxy.ServeHTTP(w, r)
 	return failure
 }
 

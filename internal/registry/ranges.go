@@ -18,6 +18,10 @@ func (s span) contentRange(size int64) string {
 	return fmt.Sprintf("bytes %d-%d/%d", s.start, s.end-1, size)
 }
 
+// maxSpans bounds the parts of one answer. Podman asks for up to 1024 at a time; each costs us a chunk to check, however
+// little of it is wanted.
+const maxSpans = 2048
+
 // errUnsatisfiable answers a range that has no byte of the blob.
 var errUnsatisfiable = &oci.Error{Code: oci.CodeUnsupported, HTTPStatus: http.StatusRequestedRangeNotSatisfiable, Message: "range has no byte of the blob: see Content-Range for its size"}
 
@@ -35,8 +39,8 @@ func ranges(r *http.Request, d oci.Digest, size int64) ([]span, error) {
 }
 
 // parseRange parses the Range header of a request for a blob of a known size. Ranges without a byte of the blob are
-// left out; if none is left the error is errUnsatisfiable. Ranges that add up to more than the blob are answered with
-// the whole of it, as is bad syntax.
+// left out; if none is left the error is errUnsatisfiable. Ranges that add up to more than the blob, or are more than
+// maxSpans, are answered with the whole of it, as is bad syntax.
 func parseRange(header string, size int64) ([]span, error) {
 	set, ok := strings.CutPrefix(header, "bytes=")
 	if !ok {
@@ -61,7 +65,7 @@ func parseRange(header string, size int64) ([]span, error) {
 	if len(spans) == 0 {
 		return nil, errUnsatisfiable
 	}
-	if total > size {
+	if total > size || len(spans) > maxSpans {
 		return nil, nil
 	}
 	return spans, nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/accesslog"
@@ -22,6 +23,7 @@ type Puller interface {
 	Blob(ctx context.Context, p cache.Pull) (*cache.Content, error)
 	Manifest(ctx context.Context, p cache.Pull) (*cache.Content, error)
 	Pushed(reg oci.Registry, p oci.Path)
+	Doubt(reg oci.Registry, p oci.Path)
 }
 
 // Upstream is the client towards registries, for what is not cached.
@@ -40,7 +42,9 @@ type Config struct {
 	AllowPush bool
 	// BufferRequests receives the whole body of a push before upstream is asked (PROXY_REQUEST_BUFFERING).
 	BufferRequests bool
-	Log            *slog.Logger
+	// GiveUp is how long a ping waits for a registry that hangs; 0 means 3 s.
+	GiveUp time.Duration
+	Log    *slog.Logger
 }
 
 // Handler serves /v2/ and /v1/ of the registry that the request's context names.
@@ -52,6 +56,9 @@ type Handler struct {
 func New(cfg Config) *Handler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.GiveUp == 0 {
+		cfg.GiveUp = 3 * time.Second
 	}
 	return &Handler{cfg: cfg}
 }
@@ -75,7 +82,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		rec.Kind = "v1"
 		return &oci.Error{Code: oci.CodeUnsupported, HTTPStatus: http.StatusNotFound, Message: "the v1 registry API is not served: the image does not exist upstream, or a login for the registry is needed (AUTH_REGISTRIES)"}
 	}
-	p, err := oci.ParsePath(escaped)
+	p, err := parsePath(escaped)
 	if err != nil {
 		return err
 	}
@@ -84,14 +91,32 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	case isPush(r.Method, p.Kind):
 		return h.push(w, r, reg, p)
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		w.Header().Set("Allow", "GET, HEAD")
-		return &oci.Error{Code: oci.CodeUnsupported, Message: "method is not supported: want GET or HEAD"}
+		return notAllowed(w, "method is not supported: want GET or HEAD")
 	case p.Kind == oci.KindPing:
 		return h.ping(w, r, reg)
 	case p.Kind == oci.KindBlob || p.Kind == oci.KindManifest:
 		return h.pull(w, r, reg, p)
 	}
 	return h.list(w, r, reg, p)
+}
+
+// notAllowed refuses a method.
+func notAllowed(w http.ResponseWriter, text string) error {
+	w.Header().Set("Allow", "GET, HEAD")
+	return &oci.Error{Code: oci.CodeUnsupported, HTTPStatus: http.StatusMethodNotAllowed, Message: text}
+}
+
+// parsePath is [oci.ParsePath], but for the session of an upload: that is the registry's word, opaque and passed as it
+// came, percent escapes and slashes with it.
+func parsePath(escaped string) (oci.Path, error) {
+	const uploads = "/blobs/uploads/"
+	i := strings.Index(escaped, uploads)
+	if i < 0 || !strings.Contains(escaped[i:], "%") {
+		return oci.ParsePath(escaped)
+	}
+	p, err := oci.ParsePath(escaped[:i+len(uploads)])
+	p.Session = escaped[i+len(uploads):]
+	return p, err
 }
 
 // caller is who asks, as far as the request says. An empty Basic login counts as none.
