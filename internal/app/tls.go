@@ -45,6 +45,9 @@ func serverTLS(cfg *config.Config, authority *mitm.Authority, own ownCheck) (*tl
 		}
 		served := authority.TLSConfig(name).Clone()
 		served.NextProtos = []string{"http/1.1"}
+		// As the authority's own configurations do, which crypto/tls does not ask again from here: a ticket of TLS 1.2
+		// would let whoever gets hold of the authority's key read what was recorded before.
+		served.SessionTicketsDisabled = !slices.Contains(hello.SupportedVersions, tls.VersionTLS13)
 		return served, nil
 	}}, nil
 }
