@@ -4,6 +4,7 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -130,9 +131,19 @@ type Config struct {
 	// LogFormat is "json" or "text" (LOG_FORMAT, json).
 	LogFormat string
 
+	// RunAs is who the process becomes, once it has read what only root may read and before it listens, if it is started
+	// as root (RUN_AS, nobody). Zero means that it stays who it is.
+	RunAs User
+
 	// Notices is what must be said at start, a sentence each: nothing in there is wrong, all of it may surprise.
 	Notices []string
 }
+
+// User is a user and a group of the system, by number: there may be no file that has names for them.
+type User struct{ UID, GID int }
+
+// String spells the user as RUN_AS does.
+func (u User) String() string { return fmt.Sprintf("%d:%d", u.UID, u.GID) }
 
 // Credential is what one registry or token service is shown.
 type Credential struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,6 +81,10 @@ func settings() []setting {
 		{env: "TUNNEL_PORTS", fallback: dial.DefaultTunnelPorts, list: true, parse: func(c *Config, v string) error {
 			_, err := dial.ParsePortSet(v)
 			c.TunnelPorts = v
+			return err
+		}},
+		{env: "RUN_AS", parse: func(c *Config, v string) (err error) {
+			c.RunAs, err = parseUser(v)
 			return err
 		}},
 		{env: "LOG_LEVEL", fallback: "info", parse: func(c *Config, v string) (err error) {
@@ -204,4 +209,18 @@ func parseNames(c *Config, v string) error {
 		c.TLSNames = append(c.TLSNames, host)
 	}
 	return errors.Join(errs...)
+}
+
+// parseUser takes uid or uid:gid apart; the group of a user alone has its number.
+func parseUser(v string) (User, error) {
+	left, right, both := strings.Cut(v, ":")
+	if !both {
+		right = left
+	}
+	uid, err := strconv.ParseUint(left, 10, 31)
+	gid, err2 := strconv.ParseUint(right, 10, 31)
+	if err != nil || err2 != nil || uid == 0 {
+		return User{}, fmt.Errorf("%s: want the numbers of a user other than root and of a group, such as 65532:65532", show(v))
+	}
+	return User{UID: int(uid), GID: int(gid)}, nil
 }
