@@ -26,11 +26,12 @@ type Store interface {
 	// Stage reserves space for the blob and opens a place to write it, unseen by Open. A size of -1 means not yet
 	// known; the reservation then grows with the writes. What an earlier process had staged for the same digest and
 	// size is taken up again. One Stage per digest at a time is the caller's business (package fill sees to it); a
-	// second one fails. It returns an error matching ErrNoSpace if the store cannot take the blob.
+	// second one fails, unless the first has been committed. It returns an error matching ErrNoSpace if the store cannot
+	// take the blob, and where a second one fails: the pull passes through.
 	Stage(d oci.Digest, size int64) (Stage, error)
 
 	// Remove makes the blob unseen at once and frees its space when its last reader closes it. A blob that is not
-	// there is no error.
+	// there is no error. If the disk is in trouble, which is an error, the blob may be seen again later.
 	Remove(d oci.Digest) error
 
 	// Usage says how full the store is.
@@ -50,7 +51,8 @@ type Blob interface {
 var ErrDamaged = errors.New("stored blob is damaged")
 
 // Stage is a blob being written. WriteAt and ReadAt are safe for concurrent use; ReadAt sees what WriteAt has
-// returned from. The bytes stay readable through the Stage after Commit and until Close.
+// returned from, and ends with io.EOF where that does. The bytes stay readable through the Stage after Commit, failed or
+// not, and until Close. Commit, Close and Discard are called one after the other.
 type Stage interface {
 	io.WriterAt
 	io.ReaderAt
@@ -76,6 +78,6 @@ type Extent struct{ Start, End int64 }
 type Usage struct {
 	Bytes, Limit, Staged int64
 	Blobs                int
-	// Degraded says why the store keeps nothing new at present; empty when all is well.
+	// Degraded says why the store does not keep what it should at present; empty when all is well.
 	Degraded string
 }

@@ -1,6 +1,7 @@
 package disk_test
 
 import (
+	"os"
 	"testing"
 
 	"container-registry-proxy/internal/store"
@@ -40,4 +41,19 @@ func TestConformance(t *testing.T) {
 			return s
 		}
 	})
+}
+
+// memoryDir is a directory in memory, if the system has one: for what a real disk would only make slow.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "store-*")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }

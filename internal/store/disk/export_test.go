@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,10 +17,13 @@ func OpenFaulty(cfg Config, fault func(step string) error) (*Store, error) { ret
 // SetNow replaces the clock, before the store is used.
 func (s *Store) SetNow(now func() time.Time) { s.now = now }
 
-// Upkeep, Retry, Sweep and Survey are what Run does now and then.
+// Upkeep, Retry and Sweep are what Run does now and then.
 func (s *Store) Upkeep()                  { s.upkeep() }
 func (s *Store) Retry() bool              { return s.retry() }
 func (s *Store) Sweep(life time.Duration) { s.sweep(s.now().Add(-life)) }
+
+// Survey is what Run does at first.
+func (s *Store) Survey(ctx context.Context) { s.survey(ctx) }
 
 // StagedPath is the path of a stage's file.
 func StagedPath(st store.Stage) string {
