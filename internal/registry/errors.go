@@ -100,6 +100,8 @@ func wireError(err error, requestID string) *oci.Error {
 		return &oci.Error{Code: oci.CodeUnknown, Message: "upstream sent bytes that are not " + string(mismatch.Want) + ": nothing was kept, try again"}
 	case errors.Is(err, fill.ErrDraining):
 		return &oci.Error{Code: oci.CodeUnavailable, Message: fill.ErrDraining.Error()}
+	case errors.Is(err, context.DeadlineExceeded) && errors.As(err, &unreachable):
+		return &oci.Error{Code: oci.CodeUnavailable, HTTPStatus: http.StatusGatewayTimeout, Message: unreachable.Error()}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &oci.Error{Code: oci.CodeUnavailable, HTTPStatus: http.StatusGatewayTimeout, Message: "upstream did not answer in time"}
 	case errors.As(err, &unreachable):
