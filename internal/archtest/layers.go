@@ -13,7 +13,7 @@ func layers() [][]string {
 	return [][]string{
 		{"cmd/container-registry-proxy"},
 		{"internal/app"},
-		{"internal/registry", "internal/proxy", "internal/admin", "internal/demo"},
+		{"internal/registry", "internal/proxy", "internal/admin", "internal/demo", "internal/doctor"},
 		{"internal/cache"},
 		{"internal/access"},
 		{"internal/fill"},
