@@ -20,7 +20,8 @@ type Request struct {
 	Registry oci.Registry
 	// Path is the escaped path and query, as in "/v2/library/alpine/manifests/3.20".
 	Path string
-	// Scope is the right that a token is asked for.
+	// Scope is the right that a token is asked for, and says for which repository a login is wanted. Empty means to pull
+	// from the one that Path names, if it names one.
 	Scope auth.Scope
 	// As says with whose credentials.
 	As auth.Identity
@@ -38,6 +39,19 @@ type Request struct {
 // repeatable reports whether asking twice does what asking once does.
 func (r *Request) repeatable() bool {
 	return r.Body == nil && (r.Method == http.MethodGet || r.Method == http.MethodHead)
+}
+
+// scope is Scope, or what Path implies.
+func (r *Request) scope() auth.Scope {
+	if r.Scope != "" {
+		return r.Scope
+	}
+	path, _, _ := strings.Cut(r.Path, "?")
+	p, err := oci.ParsePath(path)
+	if err != nil || p.Repository == "" {
+		return ""
+	}
+	return auth.PullScope(p.Repository)
 }
 
 // url is where the request goes first.

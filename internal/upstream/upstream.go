@@ -27,7 +27,8 @@ import (
 type Config struct {
 	// Dialer opens every socket, and bounds each connect.
 	Dialer *dial.Dialer
-	// Entries are the configured logins; see [auth.Config].
+	// Logins finds the operator's logins; nil means those of Entries. See [auth.Config] for both.
+	Logins  auth.Logins
 	Entries []auth.Entry
 	// Named reports whether the operator named the host; see [auth.Config].
 	Named func(host string) bool
@@ -79,6 +80,7 @@ func New(cfg Config) *Client {
 	}
 	c := &Client{cfg: cfg, transports: newTransports(cfg), metrics: newMetrics(cfg)}
 	c.auth = auth.New(auth.Config{
+		Logins:     cfg.Logins,
 		Entries:    cfg.Entries,
 		Named:      cfg.Named,
 		Pairs:      cfg.Pairs,
@@ -87,6 +89,8 @@ func New(cfg Config) *Client {
 		Unverified: tokenTransport{c.transports, true},
 		Observe:    func(reg oci.Registry, status int) { c.metrics.asked(reg, "token", status) },
 		Log:        cfg.Log,
+		Registries: cfg.Registries,
+		Registerer: cfg.Registerer,
 	})
 	return c
 }
@@ -111,25 +115,44 @@ func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", req.Registry, err)
 	}
+	req.Scope = req.scope()
 	sent, err := c.auth.Authorization(ctx, req.Registry, req.Scope, req.As)
 	if err != nil {
 		return nil, c.failure(ctx, &req, first, err)
 	}
 	resp, home, err := c.follow(ctx, &req, first, sent)
-	if err != nil || !home || resp.StatusCode != http.StatusUnauthorized || !req.repeatable() {
-		return resp, err
+	if err == nil && home && auth.Answerable(resp.StatusCode) && req.repeatable() {
+		fresh, err := c.auth.Answer(ctx, req.Registry, req.Scope, req.As, resp, sent)
+		if errors.Is(err, auth.ErrNoAnswer) {
+			c.cfg.Log.DebugContext(ctx, "refusal stands", "registry", string(req.Registry), "status", resp.StatusCode, "err", err)
+			return resp, nil
+		}
+		discard(resp)
+		if err != nil {
+			return nil, c.failure(ctx, &req, first, err)
+		}
+		return c.again(ctx, &req, first, fresh)
 	}
-	fresh, err := c.auth.Answer(ctx, req.Registry, req.Scope, req.As, resp, sent)
-	if errors.Is(err, auth.ErrNoAnswer) {
-		c.cfg.Log.DebugContext(ctx, "challenge stands", "registry", string(req.Registry), "err", err)
-		return resp, nil
-	}
-	discard(resp)
-	if err != nil {
-		return nil, c.failure(ctx, &req, first, err)
-	}
-	resp, _, err = c.follow(ctx, &req, first, fresh)
+	c.learn(ctx, &req, sent, resp, home)
 	return resp, err
+}
+
+// again asks for the second time, with what answers the registry's challenge.
+func (c *Client) again(ctx context.Context, req *Request, first *url.URL, fresh secret.String) (*http.Response, error) {
+	resp, home, err := c.follow(ctx, req, first, fresh)
+	c.learn(ctx, req, fresh, resp, home)
+	return resp, err
+}
+
+// learn tells the authorizer what became of what it had sent. A registry that redirects elsewhere has taken it.
+func (c *Client) learn(ctx context.Context, req *Request, sent secret.String, resp *http.Response, home bool) {
+	switch {
+	case resp == nil:
+	case home:
+		c.auth.Learn(ctx, req.Registry, req.Scope, req.As, sent, resp.StatusCode)
+	default:
+		c.auth.Learn(ctx, req.Registry, req.Scope, req.As, sent, http.StatusTemporaryRedirect)
+	}
 }
 
 // follow asks at u, and wherever that redirects to. home reports whether the answer comes from the origin of u, by no

@@ -125,12 +125,12 @@ func TestChallengeThatChangedIsLearntAnew(t *testing.T) {
 func TestHasCentral(t *testing.T) {
 	t.Parallel()
 	a := auth.New(auth.Config{
-		Entries: []auth.Entry{login("auth.docker.io", "u", "p"), login("gitlab.com", "u", "p"), login("reg.example.com:5000", "u", "p"), login("git.other.test", "u", "p"), login("bad host", "u", canary)},
+		Entries: []auth.Entry{login("auth.docker.io", "u", "p"), login("gitlab.com", "u", "p"), login("reg.example.com:5000", "u", "p"), login("http://plain.example.com:5000", "u", "p"), login("git.other.test", "u", "p"), login("bad host", "u", canary)},
 		Named:   named("reg.other.test"),
 	})
 	for reg, want := range map[oci.Registry]bool{
-		oci.DockerHub: true, "registry.gitlab.com": true, "gitlab.com": true, "reg.example.com:5000": true, "http://reg.example.com:5000": true,
-		"reg.example.com": false, "reg.other.test": true, "unnamed.other.test": false, "quay.io": false, "http://docker.io": false,
+		oci.DockerHub: true, "registry.gitlab.com": true, "gitlab.com": true, "reg.example.com:5000": true, "http://plain.example.com:5000": true,
+		"reg.example.com": false, "reg.other.test": true, "unnamed.other.test": false, "quay.io": false, "http://reg.example.com:5000": false, "plain.example.com:5000": false, "http://docker.io": false,
 	} {
 		if got := a.HasCentral(reg); got != want {
 			t.Errorf("HasCentral(%s) = %v, want %v", reg, got, want)

@@ -51,12 +51,32 @@ func (l *lru[K, V]) put(key K, value V) {
 	}
 }
 
-// drop forgets key if its value is one that gone reports.
-func (l *lru[K, V]) drop(key K, gone func(V) bool) {
+// drop forgets key if its value is one that gone reports, and reports whether it did.
+func (l *lru[K, V]) drop(key K, gone func(V) bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e, ok := l.items[key]; ok && gone(e.Value.(*lruItem[K, V]).value) {
-		l.order.Remove(e)
-		delete(l.items, key)
+	e, ok := l.items[key]
+	if !ok || !gone(e.Value.(*lruItem[K, V]).value) {
+		return false
+	}
+	l.order.Remove(e)
+	delete(l.items, key)
+	return true
+}
+
+// clear forgets everything.
+func (l *lru[K, V]) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.order.Init()
+	clear(l.items)
+}
+
+// each calls f, which must not call l, with everything in no order.
+func (l *lru[K, V]) each(f func(K, V)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, e := range l.items {
+		f(key, e.Value.(*lruItem[K, V]).value)
 	}
 }

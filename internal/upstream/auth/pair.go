@@ -22,8 +22,9 @@ var builtInPairs = map[oci.Registry]string{
 // realm is the address of a token service, as a challenge names it.
 type realm struct {
 	url       *url.URL
-	host      string // without port
-	authority string // host[:port] without a default port
+	registry  oci.Registry // its host, as logins are kept for it
+	host      string       // without port
+	authority string       // host[:port] without a default port
 }
 
 // maxRealm bounds a realm: it becomes a request line.
@@ -51,7 +52,7 @@ func parseRealm(s string) (realm, error) {
 		return realm{}, errors.New("malformed realm")
 	}
 	u.Host = strings.TrimPrefix(reg.Authority(), "http://")
-	return realm{url: u, host: hostOf(u.Host), authority: u.Host}, nil
+	return realm{url: u, registry: reg, host: hostOf(u.Host), authority: u.Host}, nil
 }
 
 // hostOf strips the port, and the brackets of an IPv6 address.
@@ -76,7 +77,7 @@ func (a *Authorizer) paired(reg oci.Registry, host string) bool {
 
 // named reports whether the operator named the host anywhere.
 func (a *Authorizer) named(host string) bool {
-	return a.entryHosts[host] || a.cfg.Named != nil && a.cfg.Named(host)
+	return a.loginHosts[host] || a.cfg.Named != nil && a.cfg.Named(host)
 }
 
 // sameDomain reports whether two names lie under one registrable domain, by the public suffix list with its private
@@ -90,6 +91,16 @@ func sameDomain(a, b string) bool {
 	domainA, errA := publicsuffix.EffectiveTLDPlusOne(a)
 	domainB, errB := publicsuffix.EffectiveTLDPlusOne(b)
 	return errA == nil && errB == nil && domainA == domainB
+}
+
+// privateStranger reports whether a registry in public names an address of a private network as its realm, unpaired: to
+// ask there, even as nobody, would be to ask what the registry itself cannot reach.
+func (a *Authorizer) privateStranger(reg oci.Registry, r realm) bool {
+	private := func(host string) bool {
+		addr, err := netip.ParseAddr(host)
+		return err == nil && (addr.Unmap().IsPrivate() || addr.Unmap().IsLoopback() || addr.Unmap().IsLinkLocalUnicast())
+	}
+	return private(r.host) && !private(hostOf(reg.Authority())) && !a.paired(reg, r.host)
 }
 
 // protected reports whether what is sent to the realm for the registry travels over verified TLS, or where the operator

@@ -126,14 +126,18 @@ func TestPairedRealmsGetTheLogin(t *testing.T) {
 		{name: "a configured pair", registry: "reg.example.com", realm: "https://sso.corp.test/t", entry: "reg.example.com", pairs: map[oci.Registry][]string{"reg.example.com": {"sso.corp.test"}}},
 		{name: "a configured pair of another registry", registry: "reg.example.com", realm: "https://sso.corp.test/t", entry: "reg.example.com", pairs: map[oci.Registry][]string{"other.example.com": {"sso.corp.test"}}, refused: true},
 		{name: "a built-in pair of another registry", registry: "reg.example.com", realm: "https://auth.docker.io/token", entry: "auth.docker.io", refused: true},
-		{name: "a plain registry", registry: "http://reg.local:5000", realm: "http://reg.local:5001/t", entry: "reg.local:5000"},
-		{name: "a plain registry and another host", registry: "http://reg.local:5000", realm: "http://auth.local/t", entry: "reg.local:5000", refused: true},
+		{name: "a plain registry", registry: "http://reg.local:5000", realm: "http://reg.local:5001/t", entry: "http://reg.local:5000"},
+		{name: "a plain registry, and a login for TLS", registry: "http://reg.local:5000", realm: "http://reg.local:5001/t", entry: "reg.local:5000", refused: true},
+		{name: "a plain registry, and a login for TLS, verification off", registry: "http://reg.local:5000", realm: "http://reg.local:5001/t", entry: "reg.local:5000", insecure: []string{"reg.local"}},
+		{name: "a TLS registry, and a login for plain HTTP", registry: "reg.local:5000", realm: "https://reg.local:5001/t", entry: "http://reg.local:5000", refused: true},
+		{name: "a plain registry and another host", registry: "http://reg.local:5000", realm: "http://auth.local/t", entry: "http://reg.local:5000", refused: true},
 		{name: "plain HTTP for a TLS registry", registry: "reg.example.com", realm: "http://reg.example.com/t", entry: "reg.example.com", refused: true},
 		{name: "plain HTTP for an insecure host", registry: "reg.example.com", realm: "http://reg.example.com/t", entry: "reg.example.com", insecure: []string{"reg.example.com"}},
 		{name: "another registry's login", registry: "reg.example.com", realm: "https://reg.example.com/t", entry: "reg.example.org", refused: true},
 		{name: "the login of a suffix", registry: "reg.example.com", realm: "https://reg.example.com/t", entry: "example.com", refused: true},
 		{name: "the login of another port", registry: "reg.example.com:444", realm: "https://reg.example.com:444/t", entry: "reg.example.com", refused: true},
 		{name: "Docker Hub in plain HTTP", registry: "http://docker.io", realm: "http://docker.io/t", entry: "docker.io", refused: true},
+		{name: "Docker Hub in plain HTTP, verification off", registry: "http://docker.io", realm: "http://docker.io/t", entry: "docker.io", insecure: []string{"docker.io", "registry-1.docker.io"}, refused: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -13,6 +13,18 @@ type Scope string
 // PullScope is the right to pull a repository.
 func PullScope(repository string) Scope { return Scope("repository:" + repository + ":pull") }
 
+// repository is the one that the scope is for, or nothing.
+func (s Scope) repository() string {
+	for part := range strings.FieldsSeq(string(s)) {
+		if rest, ok := strings.CutPrefix(part, "repository:"); ok {
+			if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+				return rest[:i]
+			}
+		}
+	}
+	return ""
+}
+
 // readActions are those that a challenge may add to what we ask for: none of them changes anything.
 var readActions = map[string]bool{"pull": true, "metadata_read": true}
 

@@ -135,12 +135,16 @@ func TestTokenServiceStatus(t *testing.T) {
 			}
 			// A refusal is remembered for a minute, trouble is not.
 			_, _ = ask(t, a, "reg.example.com", auth.Central, bearer(realmURL))
-			if n, want := len(s.requests()), map[bool]int{true: 1, false: 2}[refusal]; n != want {
+			each := 1
+			if status == 404 || status == 405 {
+				each = 2 // perhaps it speaks the other flow
+			}
+			if n, want := len(s.requests()), map[bool]int{true: each, false: 2}[refusal]; n != want {
 				t.Errorf("status %d: %d token requests for two questions, want %d", status, n, want)
 			}
 			time.Sleep(61 * time.Second)
 			_, _ = ask(t, a, "reg.example.com", auth.Central, bearer(realmURL))
-			if n, want := len(s.requests()), map[bool]int{true: 2, false: 3}[refusal]; n != want {
+			if n, want := len(s.requests()), map[bool]int{true: 2 * each, false: 3}[refusal]; n != want {
 				t.Errorf("status %d: %d token requests after a minute, want %d", status, n, want)
 			}
 		}
