@@ -100,14 +100,20 @@ func wireError(err error, requestID string) *oci.Error {
 		return &oci.Error{Code: oci.CodeUnknown, Message: "upstream sent bytes that are not " + string(mismatch.Want) + ": nothing was kept, try again"}
 	case errors.Is(err, fill.ErrDraining):
 		return &oci.Error{Code: oci.CodeUnavailable, Message: fill.ErrDraining.Error()}
-	case errors.Is(err, context.DeadlineExceeded) && errors.As(err, &unreachable):
+	case errors.As(err, &unreachable) && timedOut(err):
 		return &oci.Error{Code: oci.CodeUnavailable, HTTPStatus: http.StatusGatewayTimeout, Message: unreachable.Error()}
-	case errors.Is(err, context.DeadlineExceeded):
+	case timedOut(err):
 		return &oci.Error{Code: oci.CodeUnavailable, HTTPStatus: http.StatusGatewayTimeout, Message: "upstream did not answer in time"}
 	case errors.As(err, &unreachable):
 		return &oci.Error{Code: oci.CodeUnavailable, Message: unreachable.Error()}
 	}
 	return &oci.Error{Code: oci.CodeUnknown, Message: "upstream could not be used; the proxy's log has the reason under request " + requestID}
+}
+
+// timedOut reports whether the reason is that something took too long. Package net has more than one error for that.
+func timedOut(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return errors.Is(err, context.DeadlineExceeded) || ok && timeout.Timeout()
 }
 
 // passedHeaders are the headers of a refusal that mean something to a client.
