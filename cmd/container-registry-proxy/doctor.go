@@ -3,17 +3,22 @@ package main
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"container-registry-proxy/internal/config"
+	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/doctor"
 )
 
 // errUnwell is what a script sees of findings that a person has read already.
 var errUnwell = errors.New("doctor: what is marked fail has to be mended")
+
+// anywhere is where the proxy may be, this machine included.
+var anywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
 func doctorCommand(p process) *cobra.Command {
 	var cfg doctor.Config
@@ -34,6 +39,7 @@ The proxy is that of --proxy, else that of HTTPS_PROXY, else the one of this mac
 			if cfg.Admin == "" {
 				cfg.Admin = local.AdminListen
 			}
+			cfg.Dial = dial.New(dial.Config{AllowedNetworks: anywhere}).DialContext
 			if !doctor.Print(p.stdout, doctor.Examine(cmd.Context(), cfg)) {
 				return errUnwell
 			}

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Config says where to look. The zero value of every field but Proxy works.
+// Config says where to look. The zero value of every field but Proxy and Dial works.
 type Config struct {
 	// Proxy is the proxy's address for clients, host:port.
 	Proxy string
@@ -28,7 +28,7 @@ type Config struct {
 	Image string
 	// Root is where this machine's files are, /proc among them; empty means "/".
 	Root string
-	// Dial connects to the proxy and to Admin; nil means over TCP.
+	// Dial connects to the proxy and to Admin.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// LookupHost resolves the proxy's name; nil means as this machine does.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
@@ -64,9 +64,6 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 	}
 	if cfg.Root == "" {
 		cfg.Root = "/"
-	}
-	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{Timeout: timeout}).DialContext
 	}
 	if cfg.LookupHost == nil {
 		cfg.LookupHost = net.DefaultResolver.LookupHost
