@@ -31,8 +31,9 @@ test-packages:
 	if [ "$$(id -u)" = 0 ]; then scripts/install-test-packages; \
 	else echo "tests with real clients are skipped: run scripts/install-test-packages as root, and them too; absent: $$absent"; fi
 
+# The proxy beside nginx, distribution and the limit, with a verdict for each row; BENCHFLAGS=-short for the quick form.
 bench:
-	$(GO) test -run='^$$' -bench=. -benchmem ./internal/...
+	$(GO) run ./bench $(BENCHFLAGS)
 
 fmt:
 	gofmt -l -w cmd internal test

@@ -1,0 +1,185 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"container-registry-proxy/bench/load"
+	"container-registry-proxy/bench/origin"
+)
+
+// The test binary plays the benchmark's own roles, as the benchmark's program does.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "serve-") {
+		if err := Be(os.Args[1], os.Args[2:]); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func get(t *testing.T, target load.Target, path string) []byte {
+	t.Helper()
+	c, err := load.Dial(t.Context(), target, load.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	answer, err := c.Get(t.Context(), load.Request{Path: path, Keep: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.Body
+}
+
+func TestLimitServesTheBlob(t *testing.T) {
+	t.Parallel()
+	certs, err := NewCertificates(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := origin.Blob{Size: 3<<20 + 5}
+	l, err := StartLimit(t.Context(), t.TempDir(), certs, blob.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Stop() }()
+	want := make([]byte, blob.Size)
+	blob.ReadAt(want, 0)
+	for _, path := range []string{"/plain", "/sums/checked"} {
+		if got := get(t, l.Target, path); !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, not the blob's %d", path, len(got), len(want))
+		}
+	}
+}
+
+// What a process costs grows with what it does, and nothing is left of it once it was stopped.
+func TestAccounts(t *testing.T) {
+	t.Parallel()
+	certs, err := NewCertificates(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := StartOrigin(t.Context(), t.TempDir(), certs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = o.Stop() }()
+	before, err := o.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := o.Control.Blob(t.Context(), 8<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []load.Target{o.Direct, o.Plain} {
+		if got := get(t, target, "/v2/team/app/blobs/"+digest); len(got) != 8<<20 {
+			t.Errorf("%s: %d bytes, want 8 MiB", target.Addr, len(got))
+		}
+	}
+	after, err := o.CPU()
+	if err != nil || after-before < time.Millisecond || after-before > time.Minute {
+		t.Errorf("CPU of hashing and sending 8 MiB: %s, %v", after-before, err)
+	}
+	if memory, err := o.Memory(); err != nil || memory < 1<<20 || memory > 1<<30 {
+		t.Errorf("memory = %d bytes, %v", memory, err)
+	}
+	pid := o.cmd.Process.Pid
+	if err := o.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d after Stop: %v, want none", pid, err)
+	}
+	if err := o.Stop(); err != nil {
+		t.Errorf("second Stop: %v", err)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	certs, err := NewCertificates(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := StartLimit(t.Context(), t.TempDir(), certs, 1<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Stop() }()
+	first := l.cmd.Process.Pid
+	if _, err := l.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l.cmd.Process.Pid == first {
+		t.Error("the process is the same")
+	}
+	if got := get(t, l.Target, "/"); len(got) != 1<<10 {
+		t.Errorf("%d bytes, want 1024", len(got))
+	}
+}
+
+func TestAProgramThatDoesNotStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, err := Start(t.Context(), Command{
+		Name: "broken", Path: "sh", Args: []string{"-c", "echo no such setting; exit 3"}, Dir: dir,
+		Ready: func(context.Context) error { return errors.New("not ready") },
+	})
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "no such setting") {
+		t.Errorf("err = %v, want how it ended and its last words", err)
+	}
+}
+
+func TestChildrenCount(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", "sleep 60 & echo; wait")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // its child has been started
+		t.Fatal(err)
+	}
+	children := descendants(cmd.Process.Pid)
+	for _, pid := range append(children, cmd.Process.Pid) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = cmd.Wait() // killed
+	if len(children) != 1 {
+		t.Errorf("children = %v, want one", children)
+	}
+}
+
+func TestFindWithoutFetch(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if tools := Find(t.Context(), dir, false); tools.RegistryErr == nil {
+		t.Errorf("Find = %+v in an empty directory, want no registry", tools)
+	}
+	for _, name := range []string{"nginx/usr/sbin/nginx", "nginx/usr/lib/nginx/modules/ngx_stream_module.so", "registry"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tools := Find(t.Context(), dir, false)
+	if tools.NginxErr != nil || tools.RegistryErr != nil || !strings.HasPrefix(tools.Nginx, dir) || !strings.HasPrefix(tools.Registry, dir) {
+		t.Errorf("Find = %+v, want both below %s", tools, dir)
+	}
+}

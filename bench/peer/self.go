@@ -1,0 +1,112 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"container-registry-proxy/bench/load"
+	"container-registry-proxy/bench/origin"
+)
+
+// The benchmark's own program is started anew for what has to have accounts of its own. Its first argument says what it
+// is to be.
+const (
+	RoleOrigin = "serve-origin"
+	RoleLimit  = "serve-limit"
+)
+
+// Be serves in a role. The arguments are those that StartOrigin and StartLimit pass.
+func Be(role string, args []string) error {
+	cert, err := tls.LoadX509KeyPair(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	var listeners []net.Listener
+	for _, addr := range args[3:] {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+	}
+	if role == RoleLimit {
+		return ServeLimit(listeners[0], cert, args[2])
+	}
+	return origin.New().Serve(listeners[0], listeners[1], listeners[2], cert)
+}
+
+// Origin is the registry behind all peers.
+type Origin struct {
+	*Process
+	Direct  load.Target // TLS
+	Plain   load.Target
+	Control *origin.Control
+}
+
+// StartOrigin starts the origin.
+func StartOrigin(ctx context.Context, dir string, certs *Certificates) (*Origin, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	addr := func(i int) string { return net.JoinHostPort("127.0.0.1", ports[i]) }
+	o := &Origin{
+		Direct:  load.Target{Addr: addr(0), Host: net.JoinHostPort("localhost", ports[0]), TLS: client(certs.Roots)},
+		Plain:   load.Target{Addr: addr(1), Host: addr(1)},
+		Control: &origin.Control{URL: "http://" + addr(2), Client: &http.Client{}},
+	}
+	o.Process, err = startSelf(ctx, dir, "origin", RoleOrigin, certs, "-", addr(0), addr(1), addr(2))
+	return o, err
+}
+
+// Limit is the program that does no more than a hit must.
+type Limit struct {
+	*Process
+	Target load.Target
+}
+
+// StartLimit starts the limit with a file of size bytes.
+func StartLimit(ctx context.Context, dir string, certs *Certificates, size int64) (*Limit, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Join(dir, "limit.blob")
+	if err := writeBlob(name, origin.Blob{Size: size}); err != nil {
+		return nil, err
+	}
+	addr := net.JoinHostPort("127.0.0.1", port)
+	l := &Limit{Target: load.Target{Addr: addr, Host: "localhost", TLS: client(certs.Roots)}}
+	l.Process, err = startSelf(ctx, dir, "limit", RoleLimit, certs, name, addr)
+	return l, err
+}
+
+func startSelf(ctx context.Context, dir, name, role string, certs *Certificates, file string, addrs ...string) (*Process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{role, certs.ECDSA, certs.ECDSAKey, file}, addrs...)
+	return Start(ctx, Command{Name: name, Path: self, Args: args, Dir: dir, Ready: listens(addrs[len(addrs)-1])})
+}
+
+func writeBlob(name string, blob origin.Blob) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	buffer := make([]byte, 1<<20)
+	for off := int64(0); off < blob.Size; {
+		n := blob.ReadAt(buffer, off)
+		if _, err := f.Write(buffer[:n]); err != nil {
+			_ = f.Close()
+			return err
+		}
+		off += int64(n)
+	}
+	return f.Close()
+}
