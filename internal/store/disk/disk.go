@@ -135,19 +135,28 @@ func (s *Store) take(wait time.Duration) (*os.File, error) {
 }
 
 // load reads what earlier processes have left. If it fails the directory is not ours.
-func (s *Store) load() (err error) {
-	if s.db, err = durable.OpenDB(s.dir.database(), s.log); err == nil {
+func (s *Store) load() error {
+	err := s.openDB()
+	if err == nil {
 		s.space.index = s.db.Size()
 		s.loadIndex()
 		s.adopting.Store(true)
-		if err = s.loadStaging(); err != nil {
-			err = errors.Join(err, s.db.Close())
+		if err = s.loadStaging(); err == nil {
+			return nil
 		}
+		err = errors.Join(err, s.db.Close())
 	}
-	if err != nil {
-		err = errors.Join(err, s.lock.Close())
-		s.lock = nil
+	err = errors.Join(err, s.lock.Close())
+	s.lock = nil
+	return err
+}
+
+func (s *Store) openDB() error {
+	if _, err := statFile(s.dir.database()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
+	db, err := durable.OpenDB(s.dir.database(), s.log)
+	s.db = db
 	return err
 }
 
@@ -259,7 +268,7 @@ const layoutVersion = "1\n"
 
 func (d directory) checkVersion() error {
 	path := filepath.Join(string(d), "VERSION")
-	got, err := os.ReadFile(path)
+	got, err := readFile(path, 64)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return durable.WriteFile(path, []byte(layoutVersion), 0o644)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ var errForeign = errors.New("not a regular file")
 
 // openFile opens a file of ours. It follows no link and blocks on no pipe.
 func openFile(path string, flag int) (*os.File, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)
 	if errors.Is(err, syscall.ELOOP) {
 		err = fmt.Errorf("open %s: %w", path, errForeign)
 	}
@@ -36,6 +37,16 @@ func openFile(path string, flag int) (*os.File, fs.FileInfo, error) {
 		return nil, nil, err
 	}
 	return f, info, nil
+}
+
+// readFile reads a file of ours, up to a limit.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, _, err := openFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // statFile is Lstat of a file of ours: an error matching errForeign if it is not a regular one.

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ const lockPoll = 50 * time.Millisecond
 // file only says who has it.
 func (d directory) lock(wait time.Duration) (*os.File, error) {
 	path := filepath.Join(string(d), "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, _, err := openFile(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, fmt.Errorf("cache directory %s: %w", d, err)
 	}
@@ -30,10 +31,11 @@ func (d directory) lock(wait time.Duration) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
 			holder, _ := io.ReadAll(io.LimitReader(f, 200))
 			_ = f.Close()
-			if errors.Is(err, syscall.EWOULDBLOCK) {
-				return nil, fmt.Errorf("cache directory %s is in use by %s: stop that process, or give this one a directory of its own", d, bytes.TrimSpace(holder))
+			if !errors.Is(err, syscall.EWOULDBLOCK) {
+				return nil, fmt.Errorf("lock %s: %w", path, err)
 			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			name := cmp.Or(string(bytes.TrimSpace(holder)), "another process")
+			return nil, fmt.Errorf("cache directory %s is in use by %s: stop that process, or give this one a directory of its own", d, name)
 		}
 	}
 	host, _ := os.Hostname()

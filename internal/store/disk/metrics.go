@@ -49,7 +49,7 @@ func gauges(s *Store) []prometheus.Collector {
 		gauge("store_limit_bytes", "The limit of the cache directory.", func() float64 { return float64(s.Usage().Limit) }),
 		gauge("store_staged_bytes", "Space that unfinished downloads take on the disk.", func() float64 { return float64(s.Usage().Staged) }),
 		gauge("store_blobs", "Committed blobs.", func() float64 { return float64(s.Usage().Blobs) }),
-		gauge("store_degraded", "1 while the store keeps nothing new, 0 otherwise.", func() float64 {
+		gauge("store_degraded", "1 while the store does not keep what it should, 0 otherwise.", func() float64 {
 			if s.Usage().Degraded != "" {
 				return 1
 			}
