@@ -9,9 +9,9 @@ import (
 	"net/netip"
 	"time"
 
+	"container-registry-proxy/internal/credential"
 	"container-registry-proxy/internal/freshness"
 	"container-registry-proxy/internal/oci"
-	"container-registry-proxy/internal/secret"
 )
 
 // Config is everything that can be set. The environment variable of a field is named in its comment; in the YAML file
@@ -63,7 +63,8 @@ type Config struct {
 	// Credentials name.
 	Registries HostSet
 
-	// Credentials are what registries and token services are shown (AUTH_REGISTRIES). What they open is open to every
+	// Credentials are what registries and token services are shown (AUTH_REGISTRIES, AUTH_CONFIG_FILE, and credentials in
+	// the YAML file), the first of two alike before the second. What they open is open to every
 	// client of the proxy: that is what they are for.
 	Credentials []Credential
 
@@ -145,12 +146,8 @@ type User struct{ UID, GID int }
 // String spells the user as RUN_AS does.
 func (u User) String() string { return fmt.Sprintf("%d:%d", u.UID, u.GID) }
 
-// Credential is what one registry or token service is shown.
-type Credential struct {
-	Host     string // host, or host:port, in lower case; never a wildcard
-	Username string
-	Password secret.String
-}
+// Credential says where the login of one registry or token service is kept. Its host is never a wildcard.
+type Credential = credential.Entry
 
 // Timeouts bound the time between two reads or two writes, never the whole of a transfer. All but KeepAlive are more
 // than zero.

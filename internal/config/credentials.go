@@ -10,6 +10,7 @@ import (
 
 const (
 	envCredentials        = "AUTH_REGISTRIES"
+	envAuthConfigFile     = "AUTH_CONFIG_FILE"
 	envEntryDelimiter     = "AUTH_REGISTRIES_DELIMITER"
 	envPartDelimiter      = "AUTH_REGISTRY_DELIMITER"
 	defaultEntryDelimiter = " "
@@ -33,6 +34,7 @@ func parseCredentials(text, entryDelimiter, partDelimiter string) (list []Creden
 			problems = append(problems, fmt.Sprintf("%s: %v", name, err))
 			continue
 		}
+		c.Name = name
 		list = append(list, c)
 	}
 	return list, problems

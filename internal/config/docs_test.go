@@ -68,6 +68,8 @@ func TestTheManualHasEverySettingWithItsDefault(t *testing.T) {
 		envEntryDelimiter: {"-", "a space"},
 		envPartDelimiter:  {"-", defaultPartDelimiter},
 		envConfigFile:     {"-", "-"},
+		envAuthConfigFile: {"-", "-"},
+		"credentials":     {"credentials", "-"},
 		"token_services":  {"token_services", "-"},
 	}
 	for _, s := range settings() {

@@ -19,7 +19,8 @@ const maxFile = 1 << 20
 // file is what the YAML file says.
 type file struct {
 	values        map[string]value // by field
-	credentials   []Credential
+	credentials   []Credential     // of auth_registries
+	logins        []Credential     // of credentials
 	tokenServices map[oci.Registry][]string
 }
 
@@ -88,6 +89,8 @@ func (f *yamlFile) readRoot(root *yaml.Node) {
 		switch {
 		case key.Value == "auth_registries":
 			f.readCredentials(n)
+		case key.Value == "credentials":
+			f.readLogins(n)
 		case key.Value == "token_services":
 			f.readTokenServices(n)
 		case !known:
@@ -123,7 +126,7 @@ func (f *yamlFile) fields(n *yaml.Node, name string) func(yield func(key, value 
 // unknown says what may have been meant.
 func (f *yamlFile) unknown(field string) error {
 	guess := strings.ReplaceAll(strings.ToLower(field), "-", "_")
-	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "token_services" {
+	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "credentials" || guess == "token_services" {
 		return fmt.Errorf("unknown field: want %s", guess)
 	}
 	return errors.New("unknown field: docs/configuration.md lists those there are")
@@ -167,6 +170,7 @@ func (f *yamlFile) readCredentials(n *yaml.Node) {
 		if c, err := f.credential(entry, label); err != nil {
 			f.refuse(label, err)
 		} else if c.Host != "" {
+			c.Name = fmt.Sprintf("auth_registries[%d]", i)
 			f.file.credentials = append(f.file.credentials, c)
 		}
 	}
@@ -201,20 +205,27 @@ func (f *yamlFile) credential(entry *yaml.Node, label string) (Credential, error
 	if err != nil {
 		return Credential{}, err
 	}
-	return newCredential(host, username, password)
+	c, err := newCredential(host, username, password)
+	c.PasswordFile = f.beside(passwordFile)
+	return c, err
 }
 
 // password reads a password out of its file. A relative path begins where the configuration file is; one line end at
 // the end is none of the password's.
 func (f *yamlFile) password(path string) (string, error) {
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(filepath.Dir(f.path), path)
-	}
-	content, err := f.sys.readFile(path)
+	content, err := f.sys.readFile(f.beside(path))
 	if err != nil {
 		return "", fmt.Errorf("password_file %s: %s: want the path of a file that can be read", show(path), cause(err))
 	}
 	return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r"), nil
+}
+
+// beside is the path of a file that this one names.
+func (f *yamlFile) beside(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(f.path), path)
 }
 
 // readTokenServices takes a mapping of registries to one or more hosts.

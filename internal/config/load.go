@@ -49,7 +49,8 @@ type loader struct {
 	file     file
 	origin   map[string]value // by the setting's name in the environment
 	cfg      *Config
-	listed   HostSet // what REGISTRIES names, and Docker Hub
+	listed   HostSet  // what REGISTRIES names, and Docker Hub
+	replaced []string // the hosts of credentials in the file that AUTH_REGISTRIES has others for
 	problems []string
 }
 
@@ -153,33 +154,6 @@ func (l *loader) patterns() {
 		v := l.origin[name]
 		l.refuse(v.label, freshness.CheckFragment(v.text))
 	}
-}
-
-// credentials takes those of the environment, or else those of the file, and has their hosts intercepted.
-func (l *loader) credentials() {
-	l.cfg.TokenServices = l.file.tokenServices
-	l.cfg.Credentials = l.file.credentials
-	if text := l.env[envCredentials]; strings.TrimFunc(text, isSpace) != "" {
-		var problems []string
-		l.cfg.Credentials, problems = parseCredentials(text, l.delimiter(envEntryDelimiter, defaultEntryDelimiter), l.delimiter(envPartDelimiter, defaultPartDelimiter))
-		l.problems = append(l.problems, problems...)
-	}
-	l.listed = l.cfg.Registries.clone()
-	seen := map[string]Credential{}
-	for _, c := range l.cfg.Credentials {
-		if before, twice := seen[c.Host]; twice && before != c {
-			l.refuse(envCredentials, fmt.Errorf("%s has two different credentials: want one", show(c.Host)))
-		}
-		seen[c.Host] = c
-		l.refuse(envCredentials, l.cfg.Registries.add(c.Host))
-	}
-}
-
-func (l *loader) delimiter(name, fallback string) string {
-	if d := l.env[name]; d != "" {
-		return d
-	}
-	return fallback
 }
 
 // files checks that the files that are named are there.

@@ -37,9 +37,12 @@ func (l *loader) notice() {
 	l.noticeWithoutEffect()
 	l.noticeManifestCache()
 	l.noticeInactive()
-	if hosts := l.onlyWithCredentials(); len(hosts) > 0 {
-		l.say("%s: named in AUTH_REGISTRIES and not in REGISTRIES: intercepted too", strings.Join(hosts, " "))
+	for _, setting := range []string{envCredentials, "credentials"} {
+		if hosts := l.onlyWithCredentials(setting); len(hosts) > 0 {
+			l.say("%s: named in %s and not in REGISTRIES: intercepted too", strings.Join(hosts, " "), setting)
+		}
 	}
+	l.noticeCredentials()
 	if l.cfg.AllowOwnAuth {
 		l.say("ALLOW_OWN_AUTH=true: " + notYet)
 	}
@@ -99,12 +102,15 @@ func (l *loader) noticeInactive() {
 	}
 }
 
-// onlyWithCredentials are the hosts that are intercepted for their credential alone.
-func (l *loader) onlyWithCredentials() []string {
+// onlyWithCredentials are the hosts that are intercepted for their credential in the setting alone.
+func (l *loader) onlyWithCredentials(setting string) []string {
 	var hosts []string
 	for _, c := range l.cfg.Credentials {
-		if !l.listed.Match(c.Host) && !slices.Contains(hosts, c.Host) {
-			hosts = append(hosts, c.Host)
+		host, plain := strings.CutPrefix(c.Host, "http://")
+		listed := l.listed.Match(host) || plain && l.listed.MatchPlain(host)
+		from := map[bool]string{true: "credentials", false: envCredentials}[strings.HasPrefix(c.Name, "credentials[")]
+		if host != "" && from == setting && !listed && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
 		}
 	}
 	return hosts
