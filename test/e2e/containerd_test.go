@@ -12,44 +12,61 @@ import (
 func TestContainerd(t *testing.T) {
 	t.Parallel()
 	need(t, "containerd", "ctr")
-	scenario(t, func(t *testing.T, p *proxy) client {
-		return &ctr{socket: startContainerd(t, p.clientEnv()), env: p.clientEnv()}
+	scenario(t, func(t *testing.T, w way) client {
+		return &ctr{way: w, socket: startContainerd(t, w, noCRI), namespace: "e2e"}
 	})
 }
 
-// startContainerd starts a containerd of the test's own and returns its socket.
-func startContainerd(t *testing.T, env []string) string {
+// What a containerd is for besides being one: nothing, or a kubelet.
+const (
+	noCRI   = `disabled_plugins = ["io.containerd.grpc.v1.cri"]`
+	withCRI = `[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  disable_apparmor = true
+`
+)
+
+// startContainerd starts a containerd of the test's own, with more configuration, and returns its socket.
+func startContainerd(t *testing.T, w way, config string) string {
 	t.Helper()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "containerd.sock")
-	config := writeFile(t, filepath.Join(dir, "config.toml"), fmt.Sprintf(`version = 2
+	file := writeFile(t, filepath.Join(dir, "config.toml"), fmt.Sprintf(`version = 2
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+%s
+[debug]
+  level = "warn"
 [grpc]
   address = %q
 [plugins."io.containerd.internal.v1.opt"]
   path = %q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), socket, filepath.Join(dir, "opt")))
-	d := command{args: []string{"containerd", "--config", config}, env: env}.start(t)
+`, filepath.Join(dir, "root"), filepath.Join(dir, "state"), config, socket, filepath.Join(dir, "opt")))
+	d := command{args: []string{"containerd", "--config", file}, env: w.env, mounts: w.mounts}.start(t)
 	d.awaitReady(succeeds(command{args: []string{"ctr", "--address", socket, "version"}}, t))
 	return socket
 }
 
 // ctr resolves and fetches by itself, into containerd's store.
 type ctr struct {
-	socket string
-	env    []string
+	way
+	socket    string
+	namespace string
 }
 
 func (c *ctr) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return command{args: append([]string{"ctr", "--address", c.socket, "--namespace", "e2e"}, args...), env: c.env}.run(t)
+	return command{args: append([]string{"ctr", "--address", c.socket, "--namespace", c.namespace}, args...), env: c.env, mounts: c.mounts}.run(t)
 }
 
 func (c *ctr) pull(t *testing.T, reference string) string {
 	t.Helper()
-	c.run(t, "images", "pull", reference)
+	args := []string{"images", "pull"}
+	if c.password != "" {
+		args = append(args, "--user", user+":"+c.password)
+	}
+	c.run(t, append(args, reference)...)
 	return c.digest(t, reference)
 }
 

@@ -10,13 +10,13 @@ import (
 func TestDockerd(t *testing.T) {
 	t.Parallel()
 	need(t, "dockerd", "docker", "containerd")
-	scenario(t, func(t *testing.T, p *proxy) client { return startDockerd(t, p.clientEnv(), "{}") })
+	scenario(t, func(t *testing.T, w way) client { return startDockerd(t, w, "{}") })
 }
 
 // startDockerd starts a dockerd of the test's own, and a containerd for it.
-func startDockerd(t *testing.T, env []string, config string) *docker {
+func startDockerd(t *testing.T, w way, config string) *docker {
 	t.Helper()
-	containerd := startContainerd(t, nil)
+	containerd := startContainerd(t, way{}, noCRI)
 	dir := t.TempDir()
 	socket := "unix://" + filepath.Join(dir, "docker.sock")
 	d := command{
@@ -25,18 +25,29 @@ func startDockerd(t *testing.T, env []string, config string) *docker {
 			"--config-file", writeFile(t, filepath.Join(dir, "daemon.json"), config),
 			"--host", socket, "--containerd", containerd, "--iptables=false", "--ip6tables=false", "--bridge=none",
 		},
-		env: env,
+		env: w.env, mounts: w.mounts,
 	}.start(t)
-	d.awaitReady(succeeds(command{args: []string{"docker", "--host", socket, "version"}}, t))
-	return &docker{socket: socket}
+	c := &docker{socket: socket, config: t.TempDir()}
+	if w.logins != "" {
+		c.config = filepath.Dir(w.logins)
+	}
+	d.awaitReady(succeeds(c.command("version"), t))
+	return c
 }
 
 // docker speaks to a dockerd, which does the work: nothing of the proxy is set here.
-type docker struct{ socket string }
+type docker struct {
+	socket string
+	config string // directory
+}
+
+func (d *docker) command(args ...string) command {
+	return command{args: append([]string{"docker", "--host", d.socket, "--config", d.config}, args...)}
+}
 
 func (d *docker) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return command{args: append([]string{"docker", "--host", d.socket}, args...)}.run(t)
+	return d.command(args...).run(t)
 }
 
 func (d *docker) pull(t *testing.T, reference string) string {

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// binary is the program under test, built once for all tests.
-var binary string
+// program is the program under test, built once for all tests.
+var program string
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
@@ -27,8 +27,8 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	// Temporary directories of the tests are below this one, so that what is left behind can be told from what is not ours.
 	os.Setenv("TMPDIR", dir)
-	binary = filepath.Join(dir, "container-registry-proxy")
-	if out, err := goCommand("build", "-trimpath", "-o", binary, "container-registry-proxy/cmd/container-registry-proxy").CombinedOutput(); err != nil {
+	program = filepath.Join(dir, "container-registry-proxy")
+	if out, err := goCommand("build", "-trimpath", "-o", program, "container-registry-proxy/cmd/container-registry-proxy").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the proxy: %v\n%s", err, out)
 		return 1
 	}

@@ -36,7 +36,7 @@ func TestMirrorForContainerd(t *testing.T) {
 	writeFile(t, filepath.Join(hosts, "_default", "hosts.toml"), fmt.Sprintf(`[host."http://%s"]
   capabilities = ["pull", "resolve"]
 `, p.address))
-	c := &mirrorCtr{ctr: ctr{socket: startContainerd(t, nil)}, hosts: hosts}
+	c := &mirrorCtr{ctr: ctr{socket: startContainerd(t, way{}, noCRI), namespace: "e2e"}, hosts: hosts}
 	pullTwice(t, c, p, hub)
 	pullTwice(t, c, p, other)
 }
@@ -64,7 +64,7 @@ func TestMirrorForPodman(t *testing.T) {
 	dir := shortDir(t)
 	c := &podman{
 		dir: dir, policy: anyImage(t, dir),
-		env: []string{"CONTAINERS_REGISTRIES_CONF=" + writeFile(t, filepath.Join(dir, "registries.conf"), config)},
+		way: way{env: []string{"CONTAINERS_REGISTRIES_CONF=" + writeFile(t, filepath.Join(dir, "registries.conf"), config)}},
 	}
 	pullTwice(t, c, p, hub)
 	pullTwice(t, c, p, other)
@@ -76,7 +76,7 @@ func TestMirrorForDockerd(t *testing.T) {
 	t.Parallel()
 	need(t, "dockerd", "docker", "containerd")
 	p, hub, other := mirrorWorld(t)
-	c := startDockerd(t, nil, fmt.Sprintf(`{"registry-mirrors": ["http://%s"]}`, p.address))
+	c := startDockerd(t, way{}, fmt.Sprintf(`{"registry-mirrors": ["http://%s"]}`, p.address))
 	pullTwice(t, c, p, hub)
 	byPath := &pathClient{client: c, prefix: p.address + "/"}
 	pullTwice(t, byPath, p, other)

@@ -19,8 +19,9 @@ import (
 
 // origin is a registry with an image, and a count of what was asked of it.
 type origin struct {
-	host  string // as in an image's name
-	image registrytest.Image
+	host    string // as in an image's name
+	image   registrytest.Image
+	private bool // only user may pull it
 	// blobGETs is how many blobs have been asked for.
 	blobGETs func() int
 }
@@ -43,7 +44,7 @@ func debianRegistry(t *testing.T, world *registrytest.World, name, password stri
 	at := world.Reserve(name)
 	crt, key := writePair(t, world, dir, name)
 	config := fmt.Sprintf(`version: 0.1
-log: {level: info, accesslog: {disabled: false}}
+log: {level: error, accesslog: {disabled: false}}
 storage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}
 http: {addr: "%s", tls: {certificate: %s, key: %s}}
 `, filepath.Join(dir, "data"), at, crt, key)
@@ -57,7 +58,7 @@ http: {addr: "%s", tls: {certificate: %s, key: %s}}
 	}
 	d := command{args: []string{"docker-registry", "serve", writeFile(t, filepath.Join(dir, "config.yml"), config)}}.start(t)
 	o := origin{
-		host: fmt.Sprintf("%s:%d", name, at.Port()), image: img,
+		host: fmt.Sprintf("%s:%d", name, at.Port()), image: img, private: password != "",
 		blobGETs: func() int { return len(blobGET.FindAllString(d.text(), -1)) },
 	}
 	d.awaitReady(answers(world.Client(), "https://"+o.host+"/v2/"))
@@ -69,14 +70,14 @@ http: {addr: "%s", tls: {certificate: %s, key: %s}}
 const user = "robot"
 
 // tokenRegistry starts the fake with a token service of its own host, private images, and a CDN that refuses Authorization.
-func tokenRegistry(t *testing.T, world *registrytest.World, name, password string, img registrytest.Image) (origin, *registrytest.Registry) {
+func tokenRegistry(t *testing.T, world *registrytest.World, name string, img registrytest.Image) (origin, *registrytest.Registry) {
 	t.Helper()
 	r := registrytest.New(t, registrytest.Config{
 		World: world, Name: name, Login: registrytest.Bearer, Users: map[string]string{user: password},
-		Private: map[string][]string{repository: {user}}, Faults: registrytest.Faults{Redirect: http.StatusTemporaryRedirect},
+		Private: map[string][]string{repository: {user}}, Tokens: registrytest.Tokens{BothNames: true}, Faults: registrytest.Faults{Redirect: http.StatusTemporaryRedirect},
 	})
 	r.Put(repository, tag, img)
-	return origin{host: r.Host(), image: img, blobGETs: func() int { return r.Count("GET", "/blobs/") }}, r
+	return origin{host: r.Host(), image: img, private: true, blobGETs: func() int { return r.Count("GET", "/blobs/") }}, r
 }
 
 func writePair(t *testing.T, world *registrytest.World, dir, name string) (crt, key string) {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"container-registry-proxy/internal/registrytest"
@@ -11,9 +12,9 @@ import (
 func TestPodman(t *testing.T) {
 	t.Parallel()
 	need(t, "podman")
-	scenario(t, func(t *testing.T, p *proxy) client {
+	scenario(t, func(t *testing.T, w way) client {
 		dir := shortDir(t)
-		return &podman{dir: dir, env: p.clientEnv(), policy: anyImage(t, dir)}
+		return &podman{way: w, dir: dir, policy: anyImage(t, dir)}
 	})
 }
 
@@ -40,8 +41,8 @@ func anyImage(t *testing.T, dir string) string {
 
 // podman has a store of its own, on the overlay driver.
 type podman struct {
+	way
 	dir    string
-	env    []string
 	policy string
 }
 
@@ -53,13 +54,13 @@ func (p *podman) run(t *testing.T, args ...string) string {
 			"--storage-driver", "overlay", "--events-backend", "none",
 		}, args...),
 		env:    p.env,
-		mounts: containersMounts(t, p.dir),
+		mounts: append(containersMounts(t, p.dir), p.mounts...),
 	}.run(t)
 }
 
 func (p *podman) pull(t *testing.T, reference string) string {
 	t.Helper()
-	p.run(t, "pull", "--quiet", "--signature-policy", p.policy, reference)
+	p.run(t, slices.Concat([]string{"pull", "--quiet", "--signature-policy", p.policy}, p.authfile("--authfile"), []string{reference})...)
 	return "sha256:" + p.run(t, "image", "inspect", "--format", "{{.Id}}", reference)
 }
 

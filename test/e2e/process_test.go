@@ -94,7 +94,7 @@ func (c command) start(t *testing.T) *daemon {
 	t.Cleanup(func() {
 		d.stop()
 		if t.Failed() {
-			t.Logf("output of %s:\n%s", d.name, tail(d.text(), 60))
+			t.Logf("output of %s:\n%s", d.name, tail(d.text(), 40))
 		}
 	})
 	return d
@@ -111,6 +111,12 @@ func (d *daemon) stop() {
 	}
 	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) // what is left of its group
 	<-d.ended
+}
+
+// exitCode is what the program ended with, or -1 if a signal ended it. It has to have ended.
+func (d *daemon) exitCode() int {
+	<-d.ended
+	return d.cmd.ProcessState.ExitCode()
 }
 
 // text is what the program has printed so far.
@@ -157,7 +163,7 @@ func answers(client *http.Client, url string) func() error {
 	}
 }
 
-// accepts returns a check that a program of the shell succeeds.
+// succeeds returns a check that a program of the shell succeeds.
 func succeeds(c command, t *testing.T) func() error {
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

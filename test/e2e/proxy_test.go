@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,29 +43,39 @@ func startProxy(t *testing.T, world *registrytest.World, env ...string) *proxy {
 // start starts it where only this process can resolve the registries' names.
 func (p *proxy) start() {
 	p.t.Helper()
-	hosts := writeFile(p.t, filepath.Join(p.dir, "hosts"), p.world.HostsFile())
-	p.daemon = command{
-		args: []string{binary, "serve"}, env: p.env,
-		mounts: []string{"mount --bind " + hosts + " /etc/hosts"},
-	}.start(p.t)
+	p.daemon = command{args: []string{program, "serve"}, env: p.env, mounts: hostsMount(p.t, p.world)}.start(p.t)
 	p.daemon.awaitReady(answers(http.DefaultClient, "http://"+p.admin+"/readyz"))
 	p.daemon.awaitReady(answers(http.DefaultClient, "http://"+p.address+"/healthz"))
 }
 
-// restart ends it and starts it on the same directories and addresses.
-func (p *proxy) restart() {
+// restart ends it and starts it on the same directories and addresses. It returns what the one before had printed.
+func (p *proxy) restart() (printed string) {
 	p.t.Helper()
 	p.daemon.stop()
+	if code := p.daemon.exitCode(); code != 0 {
+		p.t.Errorf("the proxy ended with %d after SIGTERM, want 0", code)
+	}
+	printed = p.daemon.text()
 	p.start()
+	return printed
 }
 
 // ca is the file with the authority that clients trust.
 func (p *proxy) ca() string { return filepath.Join(p.dir, "ca", "ca.crt") }
 
-// clientEnv is what a client of the proxy is told, and all it knows: it trusts no registry by itself.
-func (p *proxy) clientEnv() []string {
-	url := "http://" + p.address
-	return []string{"HTTPS_PROXY=" + url, "HTTP_PROXY=" + url, "NO_PROXY=", "SSL_CERT_FILE=" + p.ca(), "SSL_CERT_DIR=/nonexistent"}
+// client asks through the proxy, as the programs do.
+func (p *proxy) client(t *testing.T) *http.Client {
+	t.Helper()
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(readFile(t, p.ca())) {
+		t.Fatalf("%s holds no certificate", p.ca())
+	}
+	transport := &http.Transport{
+		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: p.address}),
+		TLSClientConfig: &tls.Config{RootCAs: pool}, DisableCompression: true,
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 // record is a line of the access log.

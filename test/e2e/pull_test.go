@@ -3,6 +3,7 @@ package e2e
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"container-registry-proxy/internal/registrytest"
@@ -19,57 +20,63 @@ type client interface {
 	id(img registrytest.Image) string
 }
 
-// scenario is what every client does: it never logs in, and each image is pulled three times.
+// password is user's, at every origin that wants one: with what delimiters and escapes are made of.
+const password = "p:ss word;%s"
+
+// scenario is what every client does. It first pulls each image past the proxy, so that it is clear what it calls them;
+// then three times through the proxy, without a login:
 //
 //	1  the cache is cold: everything is a miss
 //	2  the cache is warm: the registry is asked for no blob
 //	3  the proxy was restarted: the same
-func scenario(t *testing.T, newClient func(t *testing.T, p *proxy) client) {
+func scenario(t *testing.T, newClient func(t *testing.T, w way) client) {
 	t.Helper()
 	world := registrytest.NewWorld(t)
-	const password = "p:ss word;%s" // with what delimiters and escapes are made of
-	origins := map[string]origin{
-		"docker-registry":               debianRegistry(t, world, "open.test", "", newImage(t, 10)),
-		"docker-registry with htpasswd": debianRegistry(t, world, "basic.test", password, newImage(t, 20)),
+	token, fake := tokenRegistry(t, world, "bearer.test", newImage(t, 30))
+	origins := []origin{
+		debianRegistry(t, world, "open.test", "", newImage(t, 10)),
+		debianRegistry(t, world, "basic.test", password, newImage(t, 20)),
+		token,
 	}
-	token, fake := tokenRegistry(t, world, "bearer.test", password, newImage(t, 30))
-	origins["token registry"] = token
-	hosts := token.host + " " + fake.TokenHost()
-	entries := ""
-	for name, o := range origins {
-		hosts += " " + o.host
-		if name != "docker-registry" {
-			entries += ";;;" + o.host + "|||" + user + "|||" + password
+	t.Run("past the proxy", func(t *testing.T) {
+		c := newClient(t, direct(t, world, password, origins))
+		for _, o := range origins {
+			pullOnce(t, c, o)
+			c.wipe(t, o.reference())
+		}
+	})
+	registries, entries := []string{fake.TokenHost()}, []string{}
+	for _, o := range origins {
+		registries = append(registries, o.host)
+		if o.private {
+			entries = append(entries, o.host+"|||"+user+"|||"+password)
 		}
 	}
-	p := startProxy(t, world, "REGISTRIES="+hosts, "ALLOWED_NETWORKS=127.0.0.0/8",
-		"AUTH_REGISTRIES_DELIMITER=;;;", "AUTH_REGISTRY_DELIMITER=|||", "AUTH_REGISTRIES="+entries[3:])
-	c := newClient(t, p)
-	for name, o := range origins {
-		t.Run(name, func(t *testing.T) {
-			pullTwice(t, c, p, o)
-		})
+	p := startProxy(t, world, "REGISTRIES="+strings.Join(registries, " "), "ALLOWED_NETWORKS=127.0.0.0/8",
+		"AUTH_REGISTRIES_DELIMITER=;;;", "AUTH_REGISTRY_DELIMITER=|||", "AUTH_REGISTRIES="+strings.Join(entries, ";;;"))
+	fake.Forget()
+	c := newClient(t, p.way())
+	for _, o := range origins {
+		t.Run(o.host, func(t *testing.T) { pullTwice(t, c, p, o) })
 	}
-	p.restart()
-	for name, o := range origins {
-		t.Run(name+" after a restart", func(t *testing.T) {
+	logged := p.restart()
+	for _, o := range origins {
+		t.Run(o.host+" after a restart", func(t *testing.T) {
 			asked := o.blobGETs()
 			pullOnce(t, c, o)
 			wantNoBlobs(t, p, o, asked, 0)
+			wantMarkedHit(t, p, o)
 		})
 	}
-	for _, r := range fake.To("cdn.bearer.test") {
-		if r.Authorization() != "" {
-			t.Errorf("the CDN got an Authorization with %s %s", r.Method, r.Path)
-		}
-	}
+	wantLoginsKept(t, fake, logged+p.daemon.text())
 }
 
 func pullTwice(t *testing.T, c client, p *proxy, o origin) {
 	t.Helper()
+	before := o.blobGETs()
 	pullOnce(t, c, o)
 	first := p.outcomes(o.host, 0)
-	if asked := o.blobGETs(); asked == 0 || !slices.Contains(first, "miss") || slices.Contains(first, "hit") {
+	if asked := o.blobGETs() - before; asked == 0 || !slices.Contains(first, "miss") || slices.Contains(first, "hit") {
 		t.Errorf("first pull: the registry saw %d GETs of blobs, outcomes %q, want misses", asked, first)
 	}
 	c.wipe(t, o.reference())
@@ -101,5 +108,45 @@ func wantNoBlobs(t *testing.T, p *proxy, o origin, asked, seen int) {
 		if r.Status != http.StatusOK {
 			t.Errorf("manifest: %v", r)
 		}
+	}
+}
+
+// wantMarkedHit checks the response headers of a cached layer, under our name and those of the originals.
+func wantMarkedHit(t *testing.T, p *proxy, o origin) {
+	t.Helper()
+	resp, err := p.client(t).Get("https://" + o.host + "/v2/" + repository + "/blobs/" + string(o.image.Layers[0].Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for _, name := range []string{"X-Cache", "X-Container-Registry-Proxy-Cache-Upstream-Status", "X-Docker-Registry-Proxy-Cache-Upstream-Status"} {
+		if got := resp.Header.Get(name); got != "HIT" {
+			t.Errorf("%s: %s = %q, want HIT", resp.Request.URL, name, got)
+		}
+	}
+}
+
+// wantLoginsKept checks that the password went to the token service and to nobody else, not even the log.
+func wantLoginsKept(t *testing.T, fake *registrytest.Registry, log string) {
+	t.Helper()
+	if strings.Contains(log, password) {
+		t.Error("the proxy logged the password")
+	}
+	basic := false
+	for _, r := range fake.Requests() {
+		kind, _, _ := strings.Cut(r.Authorization(), " ")
+		switch want := map[string]string{"bearer.test": "Bearer", "auth.bearer.test": "Basic"}[r.Host]; kind {
+		case "":
+		case want:
+			basic = basic || kind == "Basic"
+		default:
+			t.Errorf("%s got an Authorization of kind %s with %s %s", r.Host, kind, r.Method, r.Path)
+		}
+	}
+	if !basic {
+		t.Error("nobody logged in at the token service")
+	}
+	if cdn := fake.To("cdn.bearer.test"); len(cdn) == 0 {
+		t.Error("the CDN was asked for nothing")
 	}
 }

@@ -14,15 +14,15 @@ import (
 func TestSkopeo(t *testing.T) {
 	t.Parallel()
 	need(t, "skopeo")
-	scenario(t, func(t *testing.T, p *proxy) client {
-		return &skopeo{dir: t.TempDir(), env: p.clientEnv()}
+	scenario(t, func(t *testing.T, w way) client {
+		return &skopeo{way: w, dir: t.TempDir(), flags: w.authfile("--src-authfile")}
 	})
 }
 
 // skopeo copies an image into a directory.
 type skopeo struct {
+	way
 	dir   string
-	env   []string
 	flags []string // of its copy command
 }
 
@@ -32,7 +32,7 @@ func (s *skopeo) pull(t *testing.T, reference string) string {
 	command{
 		args:   slices.Concat([]string{"skopeo", "--insecure-policy", "copy"}, s.flags, []string{"docker://" + reference, "dir:" + to}),
 		env:    s.env,
-		mounts: containersMounts(t, s.dir),
+		mounts: append(containersMounts(t, s.dir), s.mounts...),
 	}.run(t)
 	return string(oci.FromBytes(readFile(t, filepath.Join(to, "manifest.json"))))
 }
