@@ -2,6 +2,8 @@ package fill
 
 import (
 	"errors"
+	"slices"
+	"time"
 
 	"container-registry-proxy/internal/store"
 )
@@ -10,8 +12,9 @@ const (
 	// near is how far behind a reader's next byte a worker may be and still be waited for: asking anew costs about a
 	// round trip or two, in which a connection worth having brings this much.
 	near = 1 << 20
-	// minSplit is the least that is left of a run when it is shared with another connection.
-	minSplit = 4 << 20
+	// minRun is the least that is worth a request of its own. It is more than a worker has received and not yet written,
+	// so that what is given to another is never there already.
+	minRun = 512 << 10
 	// maxWorkers bounds the connections of one fill, those for readers far ahead among them.
 	maxWorkers = 16
 )
@@ -19,45 +22,66 @@ const (
 // errWhole ends the conductor's work: all bytes are there.
 var errWhole = errors.New("the blob is whole")
 
-// takeUp makes the first delivery a worker, or returns nil if it brings nothing that is missing.
-func (x *fill) takeUp(src Source, want store.Extent, first *Delivery) *worker {
+// plan is how the rest of a blob is to be brought.
+type plan struct {
+	connections int
+	run         int64 // for how many bytes a connection is asked where there are several
+	spare       chan struct{}
+
+	paused         bool // nobody is asked
+	cautious       bool // one connection at a time is opened
+	worthFinishing func(there, size int64) bool
+}
+
+// takeUp makes the first delivery, which was asked for, a worker, or returns nil if it brings nothing that is missing.
+func (x *fill) takeUp(src Source, asked store.Extent, first *Delivery) *worker {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	start, end := want.Start, want.End
-	if first.Start != start { // it was asked for a part and delivers the whole
+	start, end := x.have.End(first.Start), asked.End
+	if first.Start < asked.Start { // it delivers the whole
 		x.noRanges, x.whole = true, true
-		start, end = first.Start, -1
+		end = -1
 	}
-	if x.have.End(start) > start || start == x.size {
+	if start > first.Start && !x.noRanges || x.size >= 0 && start >= x.size {
 		return nil
 	}
 	w := x.hire(start, x.gapEnd(start, end))
-	w.source = src
+	w.source, w.limit = src, end
 	return w
 }
 
 // assign returns a worker for the run of bytes that is wanted next and that nobody brings, or nil if there is none. A
 // reader that waits comes first, then the whole blob from its beginning if anybody wants it, then a share of the longest
-// run, while fewer than connections are at work. The error is errWhole or errAbandoned where there is nothing left to do.
-func (x *fill) assign(connections int) (*worker, error) {
+// run, while fewer connections are at work than are planned. The error is errWhole or errAbandoned where there is
+// nothing left to do.
+func (x *fill) assign(p plan) (*worker, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.size >= 0 && x.have.End(0) == x.size && len(x.workers) == 0 {
 		return nil, errWhole
 	}
-	if !x.whole && len(x.demands) == 0 && x.users <= 1 && len(x.workers) == 0 {
+	idle := !x.whole && len(x.demands) == 0 && len(x.workers) == 0
+	if x.users <= 1 && (idle || !p.worthFinishing(x.have.Total(), x.size)) {
 		x.ended = true
 		return nil, errAbandoned
 	}
-	w := x.pick(connections)
-	if w != nil {
-		w.source = x.sources[0]
+	if p.paused || p.cautious && len(x.workers) > 0 {
+		return nil, nil
+	}
+	w := x.pick(p)
+	if w == nil {
+		return nil, nil
+	}
+	w.source = x.sources[0]
+	if !x.mixed && w.source.Key() != x.leader {
+		x.mixed = true
+		x.changed()
 	}
 	return w, nil
 }
 
 // pick is assign's choice. It is called under mu.
-func (x *fill) pick(connections int) *worker {
+func (x *fill) pick(p plan) *worker {
 	if x.size < 0 || x.noRanges {
 		if at := x.have.End(0); len(x.workers) == 0 && at != x.size && (x.whole || len(x.demands) > 0) {
 			return x.hire(at, x.size)
@@ -68,30 +92,61 @@ func (x *fill) pick(connections int) *worker {
 		return nil
 	}
 	for s := range x.demands {
-		if at := x.have.End(s.needs); at < s.until(x.size) && !x.soon(at) {
+		if at := x.have.End(s.at); at < s.until(x.size) && !x.soon(at) {
 			end := s.until(x.size)
 			if x.whole {
-				end = x.size
+				end = p.bound(at, x.size)
 			}
 			return x.hire(at, x.gapEnd(at, end))
 		}
 	}
-	if !x.whole {
+	if !x.whole || len(x.workers) >= p.connections {
 		return nil
 	}
-	if at, ok := x.orphan(); ok {
-		return x.hire(at, x.gapEnd(at, x.size))
+	at, missing := x.orphan()
+	switch {
+	case missing && len(x.workers) == 0:
+		return x.hire(at, x.gapEnd(at, p.bound(at, x.size)))
+	case !x.ranges || !p.takeSpare():
+		return nil
+	case missing:
+		return x.spare(x.hire(at, x.gapEnd(at, p.bound(at, x.size))), p)
 	}
-	if x.ranges && len(x.workers) < connections {
-		return x.split()
+	return x.spare(x.divide(p.run), p)
+}
+
+// bound is where a run from at on ends that may go on until end.
+func (p plan) bound(at, end int64) int64 {
+	if p.connections > 1 && p.run > 0 {
+		return min(end, at+p.run)
 	}
-	return nil
+	return end
+}
+
+// takeSpare takes one of the connections that all fills share.
+func (p plan) takeSpare() bool {
+	select {
+	case p.spare <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// spare marks w, if there is one, as holding the spare connection that has been taken. It is called under mu.
+func (x *fill) spare(w *worker, p plan) *worker {
+	if w == nil {
+		<-p.spare
+		return nil
+	}
+	w.spare = true
+	return w
 }
 
 // soon reports whether a worker brings the byte at off without much delay. It is called under mu.
 func (x *fill) soon(off int64) bool {
 	for w := range x.workers {
-		if w.at <= off && off < w.end && off-w.at <= near {
+		if w.covers(off) && off-w.at <= near {
 			return true
 		}
 	}
@@ -103,7 +158,7 @@ func (x *fill) orphan() (int64, bool) {
 	for at := x.have.End(0); at < x.size; {
 		on := at
 		for w := range x.workers {
-			if w.at <= at && at < w.end {
+			if w.covers(at) {
 				on = w.end
 			}
 		}
@@ -118,60 +173,99 @@ func (x *fill) orphan() (int64, bool) {
 // gapEnd is where a run that begins at start ends: at limit, at bytes that are there, or at another worker's. A worker
 // that is on its way to start, but far from it, gives up what lies behind start. It is called under mu.
 func (x *fill) gapEnd(start, limit int64) int64 {
-	if x.size < 0 {
-		return -1
-	}
-	if limit < 0 || limit > x.size {
+	if x.size >= 0 && (limit < 0 || limit > x.size) {
 		limit = x.size
 	}
+	nearer := func(at int64) {
+		if at > start && (limit < 0 || at < limit) {
+			limit = at
+		}
+	}
 	for _, e := range x.have {
-		if e.Start > start {
-			limit = min(limit, e.Start)
-			break
-		}
+		nearer(e.Start)
 	}
 	for w := range x.workers {
-		if w.at > start {
-			limit = min(limit, w.at)
-		}
-	}
-	for w := range x.workers {
-		if w.at <= start && start < w.end {
+		nearer(w.at)
+		if w.covers(start) {
 			w.end = start // what it gives up behind limit is an orphan, for the next call
 		}
 	}
 	return limit
 }
 
-// split takes the second half of the longest run for a new worker, if that is worth a connection. It is called under mu.
-func (x *fill) split() *worker {
+// divide gives the part of the longest run that follows its next bytes to a new worker, if that is worth a connection;
+// what lies behind that part is left to others. So the blob grows from its beginning, where its readers are. It is
+// called under mu.
+func (x *fill) divide(run int64) *worker {
 	var longest *worker
 	for w := range x.workers {
 		if longest == nil || w.end-w.at > longest.end-longest.at {
 			longest = w
 		}
 	}
-	if longest == nil || longest.end-longest.at < 2*minSplit {
+	if longest == nil || longest.end-longest.at < 2*minRun {
 		return nil
 	}
-	middle, end := longest.at+(longest.end-longest.at)/2, longest.end
-	longest.end = middle
-	return x.hire(middle, end)
+	part := max(min(run, (longest.end-longest.at)/2), minRun)
+	start := longest.at + part
+	end := min(longest.end, start+part)
+	longest.end = start
+	return x.hire(start, end)
 }
 
 // hire adds a worker. It is called under mu.
 func (x *fill) hire(start, end int64) *worker {
-	w := &worker{start: start, at: start, end: end}
+	w := &worker{start: start, at: start, end: end, limit: end}
 	x.workers[w] = struct{}{}
 	return w
 }
 
-// retire takes a worker off the list and reports whether it has brought anything.
-func (x *fill) retire(w *worker) bool {
+// retire takes a worker off the list and reports whether it has made progress.
+func (x *fill) retire(w *worker, spare chan struct{}) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.workers, w)
-	return w.at > w.start
+	if w.spare {
+		<-spare
+	}
+	return isProgress(w.at-w.start, x.size)
+}
+
+// isProgress reports whether a connection has brought so much of a blob that its break is no failure.
+func isProgress(brought, size int64) bool {
+	return brought >= 256<<10 || brought > 0 && 10*brought >= size
+}
+
+// progressed reports whether a worker that was started since so many failures has made progress.
+func (x *fill) progressed(round int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for w := range x.workers {
+		if w.round == round && isProgress(w.at-w.start, x.size) {
+			return true
+		}
+	}
+	return false
+}
+
+// extend lets a worker that is at the end of its run, and whose delivery goes on, bring what follows if nobody else
+// does. It reports whether there is more to bring.
+func (x *fill) extend(w *worker) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if w.end < 0 || w.at < w.end {
+		return true
+	}
+	if !x.whole || w.limit >= 0 && w.end >= w.limit || w.end >= x.size || x.have.End(w.end) > w.end {
+		return false
+	}
+	for o := range x.workers {
+		if o != w && o.covers(w.end) {
+			return false
+		}
+	}
+	w.end = x.gapEnd(w.end, w.limit)
+	return w.at < w.end
 }
 
 // run is what a worker has yet to bring.
@@ -181,8 +275,16 @@ func (x *fill) run(w *worker) (at, end int64) {
 	return w.at, w.end
 }
 
+// question is what a worker asks for.
+func (x *fill) question(w *worker) (start, end int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w.limit = w.end
+	return w.at, w.end
+}
+
 // alone reports whether no other worker is at work.
-func (x *fill) alone(w *worker) bool {
+func (x *fill) alone() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return len(x.workers) == 1
@@ -194,49 +296,70 @@ func (x *fill) brought(w *worker, n int64) {
 		x.have.Add(w.at, w.at+n)
 		w.at += n
 		x.received += n
-		if !x.whole && x.size > 0 && float64(x.received) >= x.share*float64(x.size) {
-			x.whole = true
-		}
+		x.completeAfterShare()
 	})
+	x.metrics.received.Add(float64(n))
 }
 
-// withoutRanges has the rest brought over one connection: the one that is at work goes on to the end.
+// begun takes note that bytes come to a worker that are missing.
+func (x *fill) begun(w *worker) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w.begun, w.seen, w.seenAt = true, w.at, time.Now()
+}
+
+// withoutRanges has the rest brought over one connection.
 func (x *fill) withoutRanges() {
-	x.update(func() {
-		x.noRanges, x.whole = true, true
-		for w := range x.workers {
-			w.end = x.size
-		}
-	})
+	x.update(func() { x.noRanges, x.whole = true, true })
 }
 
 // dropSource gives up a source, and reports whether another is left.
 func (x *fill) dropSource(src Source) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for i, s := range x.sources {
-		if s.Key() == src.Key() {
-			x.sources = append(x.sources[:i:i], x.sources[i+1:]...)
-			break
-		}
-	}
+	x.sources = slices.DeleteFunc(x.sources, func(s Source) bool { return s.Key() == src.Key() })
 	return len(x.sources) > 0
 }
 
-// progress is how many bytes have been received so far and how many are left.
-func (x *fill) progress() (received, left int64) {
+// source is the one that is asked next.
+func (x *fill) source() Source {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.size < 0 || !x.whole {
-		return x.received, 0
-	}
-	return x.received, x.size - x.have.Total()
+	return x.sources[0]
 }
 
-// wake has the conductor look again.
-func (x *fill) wake() {
-	select {
-	case x.kick <- struct{}{}:
-	default: // it has been told
+// sample is the state of a download at an instant.
+type sample struct {
+	received, left    int64
+	working, starting int // connections, and those of them that have not delivered yet
+}
+
+func (x *fill) sample() sample {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := sample{received: x.received, working: len(x.workers)}
+	for w := range x.workers {
+		if !w.begun {
+			s.starting++
+		}
+	}
+	if x.size >= 0 && x.whole && !x.noRanges {
+		s.left = x.size - x.have.Total()
+	}
+	return s
+}
+
+// dismissSlow ends the workers that have had patience enough.
+func (x *fill) dismissSlow(now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for w := range x.workers {
+		if !w.begun || now.Sub(w.seenAt) < patience {
+			continue
+		}
+		if w.at-w.seen < minRate*int64(patience/time.Second) {
+			w.cancel(errSlow)
+		}
+		w.seen, w.seenAt = w.at, now
 	}
 }

@@ -35,7 +35,7 @@ func pull(t *testing.T, o *origin, cfg Config) time.Duration {
 func TestAnOriginCappedPerConnectionIsAskedOverSeveral(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		blob, _ := randomBlob(48 << 20)
+		blob, _ := randomBlob(16 << 20)
 		slow := func() *origin { return &origin{name: "a", blob: blob, pace: 12 * time.Millisecond} } // 2.7 MB/s each
 		alone := pull(t, slow(), Config{Connections: 1})
 		o := slow()

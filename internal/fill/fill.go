@@ -15,11 +15,13 @@ package fill
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/store"
@@ -28,12 +30,15 @@ import (
 // Withheld is how much of the end of a body is kept back until its digest matches.
 const Withheld = 64 << 10
 
-// Source delivers the bytes of a digest from one registry, as one identity. It is safe for concurrent use.
+// Source delivers the bytes of a digest from one registry, as one identity. It is safe for concurrent use. Its errors
+// may have a method Permanent() bool, which says that asking again changes nothing, and a method RetryAfter()
+// time.Duration, which says when to.
 type Source interface {
 	// Key tells sources apart: those of one key succeed and fail alike, so one is asked in the name of all.
 	Key() string
 	// Fetch asks for the bytes from start up to end, an end of -1 meaning the last one. A source that cannot deliver a
-	// part delivers the whole.
+	// part delivers the whole. Each call asks the registry anew: what it redirects to may have expired. Where nothing
+	// follows start, the error is an [*EndError].
 	Fetch(ctx context.Context, start, end int64) (*Delivery, error)
 }
 
@@ -44,34 +49,60 @@ type Delivery struct {
 	Size  int64 // of the whole blob; -1 where upstream does not say
 	// Ranges says that upstream delivers parts when asked to.
 	Ranges bool
+
+	cancel context.CancelCauseFunc
 }
 
-// Config has what Fills needs. Log may be nil.
+// Config has what Fills needs. All but Store may be left out.
 type Config struct {
-	Store store.Store
-	Log   *slog.Logger
-	// Verified, if not nil, is told which source's bytes have been found to be the digest's.
+	Store      store.Store
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	// Verified is told which source's bytes have been found to be the digest's. It is not called where the bytes came
+	// from more than one.
 	Verified func(d oci.Digest, src Source)
-	// Retries is how often a broken download is taken up again without a single new byte before it fails; 0 means 5.
+
+	// Retries is how often a broken download is taken up again without progress before it fails; 0 means 5.
 	Retries int
 	// Backoff is the pause before the first such try, doubled for each further one; 0 means 200 ms.
 	Backoff time.Duration
+
 	// Connections is over how many a large blob may be fetched at once, where that is faster; 0 means 8, 1 never.
 	Connections int
+	// SpareConnections bounds those over all fills, beyond the first of each: what a large blob takes must be left of
+	// what a registry grants to us all. 0 means 32.
+	SpareConnections int
+	// Parallel reports whether a source may be asked over several connections at once; nil means that all may.
+	Parallel func(src Source) bool
+
 	// Share of a blob, from 0 to 1, after which the rest of one that is read in parts is fetched too; 0 means 0.5.
 	Share float64
+
+	// FinishShare is the share of a blob, from 0 to 1, that must be there for its fill to go on once the last reader has
+	// left; 0 means that every fill of a whole blob is finished, as the nginx originals do. One that has no more than
+	// FinishLeft bytes to go is finished too. What is stopped stays staged, and the next reader's fill takes it up.
+	FinishShare float64
+	// FinishLeft is how few bytes are always worth finishing; 0 means 4 MiB.
+	FinishLeft int64
 }
 
 // Fills has the fills in progress. It is safe for concurrent use.
 type Fills struct {
-	cfg Config
-	ctx context.Context
-	end context.CancelCauseFunc
-	wg  sync.WaitGroup
+	cfg     Config
+	metrics *metrics
+	spare   chan struct{} // has a value for each connection of a fill beyond its first
+	again   *rate.Limiter // of tries that follow a try that brought nothing
+	ctx     context.Context
+	end     context.CancelCauseFunc
+	wg      sync.WaitGroup
 
-	mu     sync.Mutex // guards active; never held across I/O
-	active map[oci.Digest]*fill
+	mu       sync.Mutex // guards the fields that follow; taken before fill.mu, never held across I/O
+	active   map[oci.Digest]*fill
+	mistaken map[oci.Digest]bool // whose last fill was not what its name says
 }
+
+// maxMistaken bounds the digests that are remembered for having been something else.
+const maxMistaken = 1024
 
 // ErrDraining is why a fill ends when the process does.
 var ErrDraining = errors.New("the proxy is shutting down")
@@ -81,42 +112,58 @@ func New(cfg Config) *Fills {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Retries == 0 {
-		cfg.Retries = 5
+	for _, d := range []struct{ to, value *int }{{&cfg.Retries, new(5)}, {&cfg.Connections, new(8)}, {&cfg.SpareConnections, new(32)}} {
+		if *d.to == 0 {
+			*d.to = *d.value
+		}
 	}
 	if cfg.Backoff == 0 {
 		cfg.Backoff = 200 * time.Millisecond
 	}
-	if cfg.Connections == 0 {
-		cfg.Connections = 8
-	}
 	if cfg.Share == 0 {
 		cfg.Share = 0.5
 	}
-	f := &Fills{cfg: cfg, active: map[oci.Digest]*fill{}}
+	if cfg.FinishLeft == 0 {
+		cfg.FinishLeft = 4 << 20
+	}
+	f := &Fills{
+		cfg: cfg, metrics: newMetrics(cfg.Registerer), spare: make(chan struct{}, cfg.SpareConnections),
+		again:  rate.NewLimiter(rate.Every(time.Second), 32),
+		active: map[oci.Digest]*fill{}, mistaken: map[oci.Digest]bool{},
+	}
 	f.ctx, f.end = context.WithCancelCause(context.Background())
 	return f
 }
 
-// Join returns a reader of the blob, starting the fill if none is in progress, and reports whether it started one. What
-// the caller will read first, as far as it knows, is want; an End of -1 means the whole. Join returns when the size of the blob
-// is known, or that it never will be. The reader lives until it is closed or ctx
-// ends. The error is the source's own, or matches [store.ErrNoSpace] where nothing can be stored.
-func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.Extent) (r *Reader, leader bool, err error) {
+// Join returns a reader of the blob, starting the fill if none is in progress. What the caller will read first, as far
+// as it knows, is want; an End of -1 means the whole. Join returns when the size of the blob is known, or that it never
+// will be. The reader lives until it is closed or ctx ends.
+//
+// It reports whether the caller leads: all that the reader gives out comes from the caller's own source. It ends with an
+// error before it gives out anything else. A caller that does not lead must not be given a byte without a grant.
+//
+// The error is the source's own, or matches [store.ErrNoSpace] where nothing can be stored.
+func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.Extent) (r *Reader, leads bool, err error) {
 	for {
-		x, w, started := f.enlist(d, src, want)
-		if w == nil {
-			continue // it ended between our finding it and our joining it
+		x, w, started, err := f.enlist(d, src, want)
+		if err != nil {
+			return nil, false, err
 		}
-		err := x.wait(ctx, func() bool { return x.ready || w.err != nil })
+		if w == nil { // it has ended: the next begins when its file is closed
+			if err := x.settled(ctx); err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		err = x.wait(ctx, func() bool { return x.ready || w.err != nil })
 		if err == nil {
-			err = x.verdict(w)
+			leads, err = x.admit(w, started)
 		}
 		if err != nil {
 			x.leave()
-			return nil, started, err
+			return nil, false, err
 		}
-		return &Reader{ctx: ctx, fill: x, pass: Passage{ctx: ctx, digest: d, src: src}}, started, nil
+		return f.reader(ctx, x, src, leads), leads, nil
 	}
 }
 
@@ -129,92 +176,26 @@ func (f *Fills) InProgress() int {
 
 // Close ends all fills, whose readers fail with [ErrDraining], and waits for them.
 func (f *Fills) Close() {
-	f.end(ErrDraining)
+	f.mu.Lock()
+	f.end(ErrDraining) // under the lock: no fill starts after it
+	f.mu.Unlock()
 	f.wg.Wait()
 }
 
-func (f *Fills) enlist(d oci.Digest, src Source, want store.Extent) (x *fill, w *waiter, started bool) {
+// enlist makes the caller a waiter of the digest's fill. The waiter is nil if that fill has ended.
+func (f *Fills) enlist(d oci.Digest, src Source, want store.Extent) (x *fill, w *waiter, started bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := context.Cause(f.ctx); err != nil {
+		return nil, nil, false, err
+	}
 	x = f.active[d]
-	if x == nil {
-		x = newFill(d, f.cfg.Share)
-		started = true
-		f.active[d] = x
-		f.wg.Go(func() { f.run(x) })
+	if x != nil {
+		return x, x.enlist(src, want), false, nil
 	}
+	x = newFill(d, f.cfg.Share, f.metrics)
+	f.active[d] = x
 	w = x.enlist(src, want)
-	if w == nil {
-		delete(f.active, d)
-	}
-	return x, w, started
+	f.wg.Go(func() { f.run(x) })
+	return x, w, true, nil
 }
-
-// run is the life of a fill: find a source that delivers, download, verify, commit.
-func (f *Fills) run(x *fill) {
-	err := f.make(x)
-	f.mu.Lock()
-	if f.active[x.digest] == x {
-		delete(f.active, x.digest)
-	}
-	f.mu.Unlock()
-	if err != nil && err != errNoSource && err != errAbandoned {
-		f.cfg.Log.Warn("fill failed", "digest", x.digest, "err", err)
-	}
-	x.finish(err)
-}
-
-func (f *Fills) make(x *fill) error {
-	// A fill of the same digest may have been committed since the caller looked.
-	if blob, err := f.cfg.Store.Open(x.digest); err == nil {
-		x.begin(committed{blob}, blob.Size(), nil)
-		x.verify()
-		return nil
-	}
-	leader, first, err := x.firstDelivery(f.ctx)
-	if err != nil {
-		return err
-	}
-	stage, err := f.cfg.Store.Stage(x.digest, first.Size)
-	if err != nil {
-		_ = first.Body.Close()
-		return fmt.Errorf("stage %s: %w", x.digest, err)
-	}
-	x.begin(stage, first.Size, stage.Staged())
-
-	proved := make(chan proofResult, 1)
-	ctx, cancel := context.WithCancelCause(f.ctx)
-	defer cancel(nil)
-	go func() { // waited for below: it ends with the download or with ctx
-		proof, err := x.prove(ctx)
-		proved <- proofResult{proof, err}
-	}()
-	if err := x.conduct(ctx, f.cfg, leader, first); err != nil {
-		cancel(err)
-		<-proved
-		return err
-	}
-	result := <-proved
-	if result.err != nil {
-		x.discard()
-		return result.err
-	}
-	x.verify()
-	if f.cfg.Verified != nil {
-		f.cfg.Verified(x.digest, leader.src)
-	}
-	if err := stage.Commit(context.WithoutCancel(f.ctx), result.proof); err != nil {
-		f.cfg.Log.Warn("blob is served but not kept", "digest", x.digest, "err", err)
-	}
-	return nil
-}
-
-type proofResult struct {
-	proof store.Proof
-	err   error
-}
-
-// committed makes a blob of the store look like a stage that needs nothing more.
-type committed struct{ store.Blob }
-
-func (c committed) Discard() error { return c.Close() }

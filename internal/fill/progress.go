@@ -3,6 +3,7 @@ package fill
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -23,14 +24,15 @@ type staged interface {
 
 // fill is the progress of one digest. Its writers are the workers of its [conductor]; everybody else waits and reads.
 type fill struct {
-	digest oci.Digest
-	share  float64       // of the bytes, after which the rest is fetched too
-	kick   chan struct{} // tells the conductor to look again
+	digest  oci.Digest
+	share   float64       // of the bytes, after which the rest is fetched too
+	kick    chan struct{} // tells the conductor to look again
+	gone    chan struct{} // closed when the next fill of the digest may begin
+	metrics *metrics
 
-	mu       sync.Mutex    // guards the fields that follow; never held across I/O
-	changed  chan struct{} // closed at the next change that somebody waits for
-	awaited  bool          // somebody waits on changed
-	users    int           // readers and waiters, and the conductor itself
+	mu       sync.Mutex // guards the fields that follow; never held across I/O
+	waits    []*wait
+	users    int // readers and waiters, and the fill's own goroutine
 	waiters  []*waiter
 	sources  []Source // one of each key, best first
 	workers  map[*worker]struct{}
@@ -40,11 +42,15 @@ type fill struct {
 	noRanges bool                  // upstream has shown that it does not
 	ready    bool                  // file and size are set
 	file     staged
+	reading  int   // reads of file in progress
+	closing  bool  // file is not to be read any more
 	size     int64 // -1 until known
 	have     store.Extents
-	received int64 // bytes that came from upstream
+	received int64  // bytes that came from upstream
+	leader   string // key of the source that the bytes come from
+	mixed    bool   // not all of them do
 	verified bool
-	discards bool // the file is to be removed when the last user leaves
+	discards bool // the file is to be removed, not left for the next fill
 	ended    bool
 	err      error // why it ended before it was verified
 }
@@ -56,9 +62,15 @@ type waiter struct {
 	err  error        // guarded by fill.mu
 }
 
-func newFill(d oci.Digest, share float64) *fill {
+// wait is somebody who waits.
+type wait struct {
+	over  func() bool   // evaluated under fill.mu
+	woken chan struct{} // closed once over has held
+}
+
+func newFill(d oci.Digest, share float64, m *metrics) *fill {
 	return &fill{
-		digest: d, share: share, size: -1, users: 1, changed: make(chan struct{}), kick: make(chan struct{}, 1),
+		digest: d, share: share, metrics: m, size: -1, users: 1, kick: make(chan struct{}, 1), gone: make(chan struct{}),
 		workers: map[*worker]struct{}{}, demands: map[*section]struct{}{},
 	}
 }
@@ -71,7 +83,9 @@ func (x *fill) enlist(src Source, want store.Extent) *waiter {
 		return nil
 	}
 	w := &waiter{src: src, want: want}
-	x.waiters = append(x.waiters, w)
+	if !x.ready {
+		x.waiters = append(x.waiters, w)
+	}
 	x.users++
 	x.whole = x.whole || want.End < 0
 	if !slices.ContainsFunc(x.sources, func(s Source) bool { return s.Key() == src.Key() }) {
@@ -79,6 +93,13 @@ func (x *fill) enlist(src Source, want store.Extent) *waiter {
 	}
 	x.wake()
 	return w
+}
+
+// admit says whether a waiter may read, and whether all that it will read comes from its own source.
+func (x *fill) admit(w *waiter, started bool) (leads bool, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return started && !x.mixed && x.leader == w.src.Key(), w.err
 }
 
 // nextWaiter returns the first waiter whose source has not failed. With none left the fill takes no more.
@@ -106,63 +127,114 @@ func (x *fill) sourceFailed(key string, err error) {
 	})
 }
 
-// verdict is why a waiter's source failed, if it did.
-func (x *fill) verdict(w *waiter) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return w.err
-}
-
-// wait blocks until cond, which is evaluated under mu, holds.
+// wait blocks until cond, which is evaluated under mu and changes nothing, holds.
 func (x *fill) wait(ctx context.Context, cond func() bool) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.waitLocked(ctx, cond)
+}
+
+// waitLocked is wait, called and returning with mu held.
+func (x *fill) waitLocked(ctx context.Context, cond func() bool) error {
 	for !cond() {
-		changed := x.changed
-		x.awaited = true
+		w := &wait{over: cond, woken: make(chan struct{})}
+		x.waits = append(x.waits, w)
 		x.mu.Unlock()
 		select {
-		case <-changed:
+		case <-w.woken:
 			x.mu.Lock()
 		case <-ctx.Done():
 			x.mu.Lock()
+			x.waits = slices.DeleteFunc(x.waits, func(o *wait) bool { return o == w })
 			return context.Cause(ctx)
 		}
 	}
 	return nil
 }
 
-// update changes the state under mu and wakes everybody who waits.
+// update changes the state under mu and wakes those whose wait is over. A thousand who wait for something else stay
+// asleep: to look at each costs less than to wake it.
 func (x *fill) update(change func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	change()
-	if x.awaited {
-		close(x.changed)
-		x.changed, x.awaited = make(chan struct{}), false
+	x.changed()
+}
+
+// changed wakes those whose wait is over. It is called under mu.
+func (x *fill) changed() {
+	for i := 0; i < len(x.waits); {
+		w := x.waits[i]
+		if !w.over() {
+			i++
+			continue
+		}
+		close(w.woken)
+		last := len(x.waits) - 1
+		x.waits[i], x.waits[last] = x.waits[last], nil
+		x.waits = x.waits[:last]
 	}
 }
 
-// begin publishes the file, the size as far as it is known, and what of it is there already.
-func (x *fill) begin(file staged, size int64, have []store.Extent) {
+// beginning is what a fill begins with.
+type beginning struct {
+	file     staged
+	size     int64
+	have     []store.Extent // what of it is there already
+	leader   *waiter        // whose source delivers; nil where none needs to
+	verified bool
+}
+
+// begin publishes the file.
+func (x *fill) begin(b beginning) {
 	x.update(func() {
-		x.file, x.size, x.ready, x.waiters = file, size, true, nil
-		for _, e := range have {
-			x.have.Add(e.Start, e.End)
+		x.file, x.size, x.verified, x.ready, x.waiters = b.file, b.size, b.verified, true, nil
+		x.have = append(store.Extents{}, b.have...)
+		x.mixed = b.leader == nil || len(b.have) > 0
+		if b.leader != nil {
+			x.leader = b.leader.src.Key()
 		}
+		x.completeAfterShare()
 	})
+}
+
+// resumed takes note of what an earlier fill has left. It is called before anybody else looks.
+func (x *fill) resumed(size int64, have []store.Extent) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.size, x.have = size, append(store.Extents{}, have...)
+}
+
+// missing is what a waiter wants first and is not there.
+func (x *fill) missing(want store.Extent) (store.Extent, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	want.Start = x.have.End(want.Start)
+	there := x.size >= 0 && want.Start >= x.size || want.End >= 0 && want.Start >= want.End
+	return want, !there
+}
+
+// completeAfterShare has the rest brought once a share of it is there. It is called under mu.
+func (x *fill) completeAfterShare() {
+	if !x.whole && x.size > 0 && float64(x.have.Total()) >= x.share*float64(x.size) {
+		x.whole = true
+		x.wake()
+	}
 }
 
 // sized publishes the size, for a blob whose registry did not say it beforehand.
 func (x *fill) sized(size int64) { x.update(func() { x.size = size }) }
 
-// verify publishes that the bytes are the digest's.
-func (x *fill) verify() { x.update(func() { x.verified = true }) }
+// verify publishes that the bytes are the digest's, and reports whether they are from one source.
+func (x *fill) verify() (sole bool) {
+	x.update(func() { x.verified, sole = true, !x.mixed })
+	return sole
+}
 
-// discard has the file removed once its last reader has left.
+// discard has the file removed when it is closed.
 func (x *fill) discard() { x.update(func() { x.discards = true }) }
 
-// finish ends the fill and the conductor's use of it. A verified fill has no error.
+// finish ends the fill: nobody joins any more, and nothing is brought. A verified fill has no error.
 func (x *fill) finish(err error) {
 	x.update(func() {
 		x.ended = true
@@ -175,24 +247,74 @@ func (x *fill) finish(err error) {
 			}
 		}
 	})
-	x.leave()
 }
 
-// leave ends one user's use; the last one closes the file.
-func (x *fill) leave() {
+// untilUnread blocks until there is no reader left, and ends the fill at that very instant.
+func (x *fill) untilUnread(ctx context.Context) {
 	x.mu.Lock()
-	x.users--
-	last, file, discards := x.users == 0, x.file, x.discards
+	_ = x.waitLocked(ctx, func() bool { return x.users == 1 })
+	x.ended = true
 	x.mu.Unlock()
-	x.wake()
-	if !last || file == nil {
-		return
+}
+
+// abandoned blocks until nobody waits any more, and ends the fill at that very instant. It returns false when ctx ends.
+func (x *fill) abandoned(ctx context.Context) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.waitLocked(ctx, func() bool { return x.users <= 1 }) != nil {
+		return false
 	}
-	if discards {
+	x.ended = true
+	return true
+}
+
+// shut closes the file, whoever reads it.
+func (x *fill) shut() {
+	x.update(func() { x.closing = true })
+	_ = x.wait(context.Background(), func() bool { return x.reading == 0 }) // as long as a read from the disk takes
+	x.close()
+}
+
+func (x *fill) close() {
+	x.mu.Lock()
+	file, discards := x.file, x.discards
+	x.mu.Unlock()
+	switch {
+	case file == nil:
+	case discards:
 		_ = file.Discard() // it is unverified and unseen: at worst it takes room until the store sweeps
-		return
+	default:
+		_ = file.Close()
 	}
-	_ = file.Close()
+}
+
+// leave ends one user's use; the last one closes the file if it is open.
+func (x *fill) leave() {
+	last := false
+	x.update(func() {
+		x.users--
+		last = x.users == 0 && !x.closing
+	})
+	x.wake()
+	if last {
+		x.close()
+	}
+}
+
+// settled waits until the next fill of the digest may begin. It returns an error where the caller had better do without.
+func (x *fill) settled(ctx context.Context) error {
+	x.mu.Lock()
+	err := x.err
+	x.mu.Unlock()
+	if errors.Is(err, store.ErrNoSpace) {
+		return fmt.Errorf("fill %s: %w", x.digest, err)
+	}
+	select {
+	case <-x.gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // frontier is the end of the bytes that are there from the first one on.
@@ -207,4 +329,12 @@ func (x *fill) total() int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.size
+}
+
+// wake has the conductor look again.
+func (x *fill) wake() {
+	select {
+	case x.kick <- struct{}{}:
+	default: // it has been told
+	}
 }

@@ -9,12 +9,20 @@ import (
 	"container-registry-proxy/internal/store"
 )
 
+// errNotLed is why a reader that was let in for what its own source delivers gets no more: another delivers the rest.
+var errNotLed = errors.New("the caller's own source does not deliver the rest")
+
 // Reader is one caller's view of a fill. Its methods are not for concurrent use; Close must be called.
 type Reader struct {
-	ctx  context.Context
-	fill *fill
-	pass Passage // where the file fails
-	open []*section
+	ctx   context.Context
+	fill  *fill
+	leads bool
+	pass  Passage // where the file fails
+	open  []*section
+}
+
+func (f *Fills) reader(ctx context.Context, x *fill, src Source, leads bool) *Reader {
+	return &Reader{ctx: ctx, fill: x, leads: leads, pass: f.passage(ctx, x.digest, src)}
 }
 
 // Size is the size of the blob in bytes, -1 while it is not known.
@@ -27,9 +35,10 @@ func (r *Reader) Verified() bool {
 	return r.fill.verified
 }
 
-// Await waits until the blob is verified, and returns why it never will be.
+// Await waits until the blob is verified, and returns why it never will be. It takes the whole of the blob.
 func (r *Reader) Await() error {
 	x := r.fill
+	x.want(-1)
 	if err := x.wait(r.ctx, func() bool { return x.verified || x.ended }); err != nil {
 		return err
 	}
@@ -50,9 +59,6 @@ func (r *Reader) Range(start, end int64) io.Reader {
 
 // Close ends the caller's use of the fill, which goes on without it.
 func (r *Reader) Close() error {
-	for _, s := range r.open {
-		r.fill.satisfied(s)
-	}
 	r.fill.leave()
 	return r.pass.Close()
 }
@@ -62,7 +68,6 @@ type section struct {
 	reader *Reader
 	at     int64
 	end    int64     // -1: the end of the blob
-	needs  int64     // the byte it waits for; guarded by fill.mu
 	own    io.Reader // where the file failed: the rest, from the caller's own source
 }
 
@@ -70,59 +75,93 @@ func (s *section) Read(p []byte) (int, error) {
 	if s.own != nil {
 		return s.own.Read(p)
 	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	x := s.reader.fill
 	limit, err := s.await()
 	switch {
 	case errors.Is(err, store.ErrNoSpace):
-		if s.own, err = s.reader.bypass(s.at, s.end); err != nil {
-			return 0, err
-		}
-		return s.own.Read(p)
+		return s.goOn(p)
 	case err != nil:
 		return 0, err
 	case limit == s.at:
 		return 0, io.EOF
 	}
-	n, err := s.reader.fill.file.ReadAt(p[:min(int64(len(p)), limit-s.at)], s.at)
+	n, _ := x.file.ReadAt(p[:min(int64(len(p)), limit-s.at)], s.at)
+	x.release()
 	s.at += int64(n)
-	if n > 0 || err == io.EOF {
-		err = nil
+	if n == 0 { // the file has what we were told it has, or it is damaged
+		return s.goOn(p)
 	}
-	return n, err
+	return n, nil
 }
 
-// await blocks until bytes at s.at may be given out and returns up to where. At the end of the section it returns s.at.
+// goOn reads from the caller's own source from here on.
+func (s *section) goOn(p []byte) (_ int, err error) {
+	if s.own, err = s.reader.bypass(s.at, s.end); err != nil {
+		return 0, err
+	}
+	return s.own.Read(p)
+}
+
+// await blocks until bytes at s.at may be given out, holds the file and returns up to where. At the end of the section
+// it returns s.at and holds nothing.
 func (s *section) await() (limit int64, err error) {
 	x := s.reader.fill
-	done := false
-	werr := x.wait(s.reader.ctx, func() bool {
-		end := s.end
-		if end < 0 || (x.size >= 0 && end > x.size) {
-			end = x.size // still -1 where the size is unknown
-		}
-		limit = x.released(s.at, end)
-		done = s.at == end
-		if done || limit > s.at || x.ended {
-			delete(x.demands, s)
-			return true
-		}
-		x.demand(s)
-		return false
-	})
-	if werr != nil {
-		return 0, werr
-	}
-	if done {
-		return s.at, nil
-	}
-	if limit > s.at {
-		return limit, nil
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.err == nil {
-		return 0, fmt.Errorf("fill %s: ended at byte %d", x.digest, s.at)
+	ready := func() bool {
+		var finished bool
+		limit, finished, err = s.look()
+		return limit > s.at || finished || err != nil
 	}
-	return 0, fmt.Errorf("fill %s: %w", x.digest, x.err)
+	if !ready() {
+		x.demands[s] = struct{}{}
+		if !x.soon(x.have.End(s.at)) {
+			x.wake()
+		}
+		werr := x.waitLocked(s.reader.ctx, ready)
+		delete(x.demands, s)
+		if werr != nil {
+			return 0, werr
+		}
+		ready()
+	}
+	if err == nil && limit > s.at {
+		x.reading++
+	}
+	return limit, err
+}
+
+// look is up to where the section may be read, and whether it ends at s.at. It is called under mu.
+func (s *section) look() (limit int64, finished bool, err error) {
+	x, end := s.reader.fill, s.end
+	if end < 0 || x.size >= 0 && end > x.size {
+		end = x.size // still -1 where the size is unknown
+	}
+	if end >= 0 && s.at >= end {
+		return s.at, true, nil
+	}
+	limit = x.released(s.at, end)
+	switch {
+	case s.reader.leads && x.mixed:
+		return s.at, false, fmt.Errorf("fill %s: %w", x.digest, errNotLed)
+	case x.err != nil && (x.closing || limit == s.at || !errors.Is(x.err, store.ErrNoSpace)):
+		return s.at, false, fmt.Errorf("fill %s: %w", x.digest, x.err)
+	case limit == s.at && x.ended:
+		return s.at, false, fmt.Errorf("fill %s: ended at byte %d", x.digest, s.at)
+	}
+	return limit, false, nil
+}
+
+// release ends a read of the file.
+func (x *fill) release() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.reading--; x.closing {
+		x.changed()
+	}
 }
 
 // until is where the section ends in a blob of that size.
@@ -131,22 +170,6 @@ func (s *section) until(size int64) int64 {
 		return size
 	}
 	return min(s.end, size)
-}
-
-// demand has the conductor know what a section waits for. It is called under mu.
-func (x *fill) demand(s *section) {
-	s.needs = s.at
-	x.demands[s] = struct{}{}
-	if !x.soon(x.have.End(s.at)) {
-		x.wake()
-	}
-}
-
-// satisfied forgets what a section waited for.
-func (x *fill) satisfied(s *section) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.demands, s)
 }
 
 // want takes note of a section that ends at end: the last byte of a blob is given out only when all of it is there.
@@ -177,14 +200,30 @@ func (x *fill) released(off, end int64) int64 {
 	return max(off, min(there, x.size-Withheld))
 }
 
-// bypass goes on without the file: the rest comes from the caller's own source, verified on its way. What is in the
-// file need not be asked for again, but must be hashed again. The section has given out the bytes up to at.
+// bypass goes on without the file: the rest comes from the caller's own source, verified on its way. What can still be
+// read of the file need not be asked for again, but must be hashed again. The section has given out the bytes up to at.
 func (r *Reader) bypass(at, end int64) (io.Reader, error) {
-	size := r.fill.total()
-	if end >= 0 && end != size {
-		return r.pass.part(at, end)
+	x := r.fill
+	r.pass.size = x.total()
+	r.pass.count(NoSpace)
+	if end >= 0 && end != r.pass.size {
+		return r.pass.part(at, end), nil
 	}
-	verifier := store.NewVerifier(r.fill.digest)
-	_, _ = io.Copy(verifier, io.NewSectionReader(r.fill.file, 0, min(at, r.fill.frontier())))
-	return r.pass.rest(verifier, at)
+	verifier := store.NewVerifier(x.digest)
+	if x.hold() {
+		_, _ = io.Copy(verifier, io.NewSectionReader(x.file, 0, min(at, x.frontier())))
+		x.release()
+	}
+	return r.pass.rest(verifier, at), nil
+}
+
+// hold has the file stay open until release, and reports whether it is.
+func (x *fill) hold() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closing {
+		return false
+	}
+	x.reading++
+	return true
 }

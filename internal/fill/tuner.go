@@ -3,13 +3,24 @@ package fill
 import "time"
 
 const (
-	// tunerPeriod is how often the number of connections is thought over: long enough to measure a rate, short enough
-	// that an origin capped per connection sees four of them within two seconds.
-	tunerPeriod = 300 * time.Millisecond
+	// tunerPeriod is how often the rate is taken. Two periods alike make a measurement, so that an origin capped per
+	// connection sees four connections within two seconds, and one whose rate still grows is let grow.
+	tunerPeriod = 100 * time.Millisecond
 	// tunerWorth is how long the rest must still take for another connection to be worth its set-up.
 	tunerWorth = time.Second
+	// tunerLeast is how much must be left for that.
+	tunerLeast = 4 << 20
 	// tunerGain is by how much doubling the connections must raise the rate to be done again.
 	tunerGain = 1.3
+	// tunerGrowth is by how much two periods may differ and be alike.
+	tunerGrowth = 1.25
+	// tunerFast is a rate, in bytes a second, that we could hardly take more of: it takes a core to receive, hash and
+	// send on.
+	tunerFast = 250e6
+	// A connection is asked for as much as it brings in runShortest at least and in runLongest at most: less, and the
+	// requests cost more than they bring; more, and readers wait for the beginning while the end comes.
+	runShortest = 500 * time.Millisecond
+	runLongest  = 4 * time.Second
 )
 
 // tuner chooses over how many connections a blob is fetched. It doubles them as long as that pays: an origin that caps
@@ -19,34 +30,60 @@ type tuner struct {
 
 	at       time.Time // of the last tick
 	received int64     // then
-	doubled  bool      // since the last rate was taken
-	rate     float64   // bytes a second before the last doubling
-	conns    int
-	settled  bool
+	previous float64   // the rate of the period before, 0 if there is none to compare with
+	starting bool      // at the last tick connections had not delivered yet
+
+	conns   int
+	rate    float64 // bytes a second, as last measured
+	left    int64
+	settled bool
+}
+
+func newTuner(limit int) tuner {
+	return tuner{limit: limit, at: time.Now(), conns: 1, settled: limit < 2}
 }
 
 // connections is how many are wanted at present.
-func (t *tuner) connections() int { return max(t.conns, 1) }
+func (t *tuner) connections() int { return t.conns }
+
+// run is for how many bytes a connection is asked where there are several.
+func (t *tuner) run() int64 {
+	each := t.rate / float64(t.conns)
+	return max(min(t.left/int64(t.conns), int64(each*runLongest.Seconds())), int64(each*runShortest.Seconds()))
+}
 
 // tick takes note of the progress at a time.
-func (t *tuner) tick(now time.Time, received, left int64) {
-	elapsed, news := now.Sub(t.at), received-t.received
-	first := t.at.IsZero()
-	t.at, t.received = now, received
-	if first || t.settled || elapsed <= 0 {
+func (t *tuner) tick(now time.Time, s sample) {
+	elapsed, news := now.Sub(t.at), s.received-t.received
+	if elapsed < tunerPeriod/2 {
 		return
 	}
-	rate := float64(news) / elapsed.Seconds()
-	if t.doubled {
-		t.doubled = false // what was measured now has the new connections' set-up in it: measure once more
+	unsteady := t.starting || s.starting > 0 || s.working < t.conns
+	t.at, t.received, t.starting, t.left = now, s.received, s.starting > 0, s.left
+	rate, previous := float64(news)/elapsed.Seconds(), t.previous
+	t.previous = rate
+	if unsteady {
+		t.previous = 0
+	}
+	if t.settled || previous == 0 || rate <= 0 || rate > previous*tunerGrowth || unsteady {
 		return
 	}
+	t.judge((rate + previous) / 2)
+	t.previous = 0
+}
+
+// judge decides on a measured rate.
+func (t *tuner) judge(rate float64) {
 	if t.conns > 1 && rate < t.rate*tunerGain {
+		t.conns, t.settled = t.conns/2, true
+		return
+	}
+	t.rate = rate
+	switch {
+	case 2*t.conns > t.limit:
 		t.settled = true
-		return
+	case float64(t.left) < rate*tunerWorth.Seconds(), t.left < tunerLeast, rate >= tunerFast:
+	default:
+		t.conns *= 2
 	}
-	if rate <= 0 || float64(left)/rate < tunerWorth.Seconds() || 2*t.connections() > t.limit {
-		return
-	}
-	t.rate, t.conns, t.doubled = rate, 2*t.connections(), true
 }

@@ -8,9 +8,9 @@ import (
 
 // withhold returns a reader that keeps the last 64 KiB of a blob back until they are known to be its end; if they are
 // not, Read returns a [*store.DigestError] instead. The body goes on where the verifier stands; the reader gets the
-// blob's bytes from offset from on.
-func withhold(body io.Reader, verifier *store.Verifier, from int64) io.Reader {
-	return &withheld{body: body, verifier: verifier, skip: from - verifier.Size(), kept: make([]byte, 0, 2*Withheld)}
+// blob's bytes from offset from on. Once they are known to be the digest's, proved is called if it is not nil.
+func withhold(body io.Reader, verifier *store.Verifier, from int64, proved func()) io.Reader {
+	return &withheld{body: body, verifier: verifier, skip: from - verifier.Size(), kept: make([]byte, 0, 2*Withheld), proved: proved}
 }
 
 type withheld struct {
@@ -20,6 +20,7 @@ type withheld struct {
 	kept     []byte // received, hashed, not given out
 	err      error  // the body's end, or the verdict on it
 	verified bool
+	proved   func()
 }
 
 func (w *withheld) Read(p []byte) (int, error) {
@@ -56,6 +57,9 @@ func (w *withheld) receive() {
 			err = perr
 		} else {
 			w.verified = true
+			if w.proved != nil {
+				w.proved()
+			}
 		}
 	}
 	w.err = err

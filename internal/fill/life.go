@@ -1,0 +1,173 @@
+package fill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/store"
+)
+
+// linger is how long the readers of a fill that has run out of space may go on reading what there is of it, before its
+// file is given up for others to have the space.
+const linger = 30 * time.Second
+
+// run is the life of a fill: make the blob, and see that its file is closed before the next fill of the digest begins.
+func (f *Fills) run(x *fill) {
+	result, err := f.make(x)
+	if err != nil && result != stopped && result != refused {
+		f.cfg.Log.Warn("fill failed", "digest", x.digest, "err", err)
+	}
+	f.metrics.finished(result)
+	switch result {
+	case committed, found:
+		x.finish(nil)
+	case unkept: // nobody can open it: those who come while it is read join it
+		x.untilUnread(f.ctx)
+	case noSpace:
+		x.finish(err)
+		ctx, cancel := context.WithTimeout(f.ctx, linger)
+		_ = x.wait(ctx, func() bool { return x.users == 1 })
+		cancel()
+		x.shut()
+	default:
+		x.finish(err)
+		x.shut()
+	}
+	f.mu.Lock()
+	delete(f.active, x.digest)
+	f.mu.Unlock()
+	close(x.gone)
+	x.leave()
+}
+
+// make finds a source that delivers, downloads, verifies and commits.
+func (f *Fills) make(x *fill) (result, error) {
+	// A fill of the same digest may have been committed since the caller looked.
+	if blob, err := f.cfg.Store.Open(x.digest); err == nil {
+		x.begin(beginning{file: kept{blob}, size: blob.Size(), verified: true})
+		return found, nil
+	}
+	f.metrics.started.Inc()
+	f.restarted(x.digest)
+	b, first, err := f.begin(x)
+	if err != nil {
+		return resultOf(err), err
+	}
+	proof, err := f.download(x, first)
+	if err != nil {
+		f.remember(x.digest, err)
+		return resultOf(err), err
+	}
+	sole := x.verify()
+	if f.cfg.Verified != nil && sole {
+		f.cfg.Verified(x.digest, b.leader.src)
+	}
+	if err := b.file.(store.Stage).Commit(context.WithoutCancel(f.ctx), proof); err != nil {
+		f.cfg.Log.Warn("blob is served but not kept", "digest", x.digest, "err", err)
+		return unkept, nil
+	}
+	return committed, nil
+}
+
+// begin asks for the first bytes and opens the stage for them, or the other way round where the store says that it has
+// some of the blob.
+func (f *Fills) begin(x *fill) (b beginning, first *opening, err error) {
+	var stage store.Stage
+	if size, ok := f.leftover(x.digest); ok {
+		if stage, err = f.cfg.Store.Stage(x.digest, size); err != nil {
+			return b, nil, err
+		}
+		x.resumed(size, stage.Staged())
+	}
+	leader, first, err := f.firstDelivery(x)
+	switch {
+	case err != nil && stage != nil:
+		return b, nil, errors.Join(err, stage.Close())
+	case err != nil:
+		return b, nil, err
+	}
+	size := x.total()
+	if stage != nil && first != nil && first.Size >= 0 && first.Size != size { // what there is, is of no use
+		if err := stage.Discard(); err != nil {
+			f.cfg.Log.Warn("discard staged bytes", "digest", x.digest, "err", err)
+		}
+		stage = nil
+	}
+	if stage == nil {
+		size = first.Size
+		if stage, err = f.cfg.Store.Stage(x.digest, size); err != nil {
+			first.close()
+			return b, nil, fmt.Errorf("stage %s: %w", x.digest, err)
+		}
+	}
+	b = beginning{file: stage, size: size, have: stage.Staged(), leader: leader}
+	x.begin(b)
+	return b, first, nil
+}
+
+// leftover is the size of a blob of which the store says that an earlier fill has left something.
+func (f *Fills) leftover(d oci.Digest) (size int64, ok bool) {
+	if s, is := f.cfg.Store.(interface {
+		Leftover(d oci.Digest) (size int64, ok bool)
+	}); is {
+		return s.Leftover(d)
+	}
+	return 0, false
+}
+
+// download has all missing bytes brought and hashes them.
+func (f *Fills) download(x *fill, first *opening) (store.Proof, error) {
+	type hashed struct {
+		proof store.Proof
+		err   error
+	}
+	proved := make(chan hashed, 1)
+	ctx, cancel := context.WithCancelCause(f.ctx)
+	defer cancel(nil)
+	go func() { // waited for below: it ends with the download or with ctx
+		proof, err := x.prove(ctx)
+		proved <- hashed{proof, err}
+	}()
+	err := f.conduct(ctx, x, first)
+	if err != nil {
+		cancel(err)
+	}
+	h := <-proved
+	if err == nil {
+		err = h.err
+	}
+	if resultOf(err) == mismatch {
+		x.discard()
+	}
+	return h.proof, err
+}
+
+// restarted counts the fill if the last one of its digest was not what its name says.
+func (f *Fills) restarted(d oci.Digest) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mistaken[d] {
+		delete(f.mistaken, d)
+		f.metrics.restarts.Inc()
+	}
+}
+
+func (f *Fills) remember(d oci.Digest, err error) {
+	if resultOf(err) != mismatch {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.mistaken) >= maxMistaken {
+		clear(f.mistaken)
+	}
+	f.mistaken[d] = true
+}
+
+// kept makes a blob of the store look like a stage that needs nothing more.
+type kept struct{ store.Blob }
+
+func (k kept) Discard() error { return k.Close() }
