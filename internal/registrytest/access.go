@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"container-registry-proxy/internal/oci"
 )
@@ -27,6 +28,10 @@ func (r *Registry) permitBasic(w http.ResponseWriter, req *http.Request, p oci.P
 	if _, private := r.cfg.Private[p.Repository]; r.cfg.Private != nil && !private && p.Repository != "" {
 		return true
 	}
+	if name, password, _ := req.BasicAuth(); r.cfg.Tokens.OutdatedPassword != 0 && r.outdated(name, password) {
+		fail(w, r.cfg.Tokens.OutdatedPassword, oci.CodeDenied, "Your authorization token has expired. Reauthenticate and try again.")
+		return false
+	}
 	user, ok := r.user(req)
 	letIn(w, user)
 	if ok && user != "" && r.may(user, p.Repository) {
@@ -42,7 +47,17 @@ func (r *Registry) permitBasic(w http.ResponseWriter, req *http.Request, p oci.P
 }
 
 func (r *Registry) permitBearer(w http.ResponseWriter, req *http.Request, p oci.Path, action string) bool {
+	habits := r.cfg.Tokens
 	grant, known := r.tokens.find(req)
+	if user, ok := r.user(req); (habits.BasicBeside || habits.BasicForLess) && ok && user != "" && r.may(user, p.Repository) {
+		letIn(w, user)
+		return true
+	}
+	bearer := strings.HasPrefix(req.Header.Get("Authorization"), "Bearer ")
+	if bearer && !known && habits.OutdatedToken != 0 {
+		fail(w, habits.OutdatedToken, oci.CodeDenied, "Your authorization token has expired. Reauthenticate and try again.")
+		return false
+	}
 	if known {
 		letIn(w, grant.user)
 		if p.Repository == "" || grant.allows(p.Repository, action) {
@@ -57,13 +72,21 @@ func (r *Registry) permitBearer(w http.ResponseWriter, req *http.Request, p oci.
 		}
 		challenge += fmt.Sprintf(`,scope="repository:%s:%s"`, p.Repository, scope)
 	}
+	if p.Repository == "" && habits.PingScope != "" {
+		challenge += fmt.Sprintf(`,scope=%q`, habits.PingScope)
+	}
+	if habits.BasicBeside {
+		w.Header().Add("WWW-Authenticate", fmt.Sprintf("Basic realm=%q", r.cfg.Name))
+	}
 	switch {
+	case known && habits.BasicForLess:
+		challenge = fmt.Sprintf("Basic realm=%q", r.cfg.Name)
 	case known:
 		challenge += `,error="insufficient_scope"`
 	case req.Header.Get("Authorization") != "":
 		challenge += `,error="invalid_token"`
 	}
-	w.Header().Set("WWW-Authenticate", challenge)
+	w.Header().Add("WWW-Authenticate", challenge)
 	fail(w, 401, oci.CodeUnauthorized, "authentication required")
 	return false
 }
@@ -74,7 +97,7 @@ func (r *Registry) user(req *http.Request) (name string, ok bool) {
 	if !has {
 		return "", req.Header.Get("Authorization") == ""
 	}
-	want, known := r.cfg.Users[name]
+	want, known := r.password(name)
 	if !known || want != password {
 		return "", false
 	}

@@ -154,7 +154,7 @@ func (r *Registry) scheme() string {
 // serveRegistry is the registry's host: the API, and what a CDN of its own name would serve.
 func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 	switch {
-	case r.auth == r.host && strings.HasPrefix(req.URL.Path, "/token"):
+	case r.auth == r.host && strings.HasPrefix(req.URL.Path, r.tokenPath()):
 		r.serveTokens(w, req)
 		return
 	case strings.HasPrefix(req.URL.Path, storagePath):

@@ -16,6 +16,19 @@ type Tokens struct {
 	// Realm is what challenges name instead of this service: another host, as a hostile registry would.
 	Realm string
 
+	// Path is where the service is; empty means "/token". On the registry's own host it may be below /v2/, as Quay's is.
+	Path string
+
+	// Location redirects every request there with 307.
+	Location string
+
+	// PingScope is the scope that the challenge of /v2/ names: GHCR's names a repository that nobody wants.
+	PingScope string
+
+	// BasicBeside names Basic before Bearer and takes a login as well as a token, as Artifactory does. BasicForLess does
+	// so only for a token that is not enough, as Harbor does.
+	BasicBeside, BasicForLess bool
+
 	// Service is its name; empty means the registry's.
 	Service string
 
@@ -28,6 +41,17 @@ type Tokens struct {
 
 	// PostStatus is answered to POST, which it does not speak: 404, 405, 401 and 400 are seen.
 	PostStatus int
+
+	// GetStatus is answered to a GET with a login, by a service that speaks OAuth2 alone.
+	GetStatus int
+
+	// Identities are identity tokens and whose they are. They are taken as a refresh token, and as the password of any
+	// name.
+	Identities map[string]string
+
+	// OutdatedPassword is what the registry itself answers, without a challenge, to a password that SetPassword has
+	// replaced: 403 is ECR's. OutdatedToken is the same for a token that is no longer good: 400 is ECR's, in public.
+	OutdatedPassword, OutdatedToken int
 
 	// NoAnonymous refuses requests without a login.
 	NoAnonymous bool
@@ -49,10 +73,13 @@ type tokens struct {
 	mu      sync.Mutex
 	grants  map[string]grant
 	refresh map[string]string // refresh token → user
+
+	passwords map[string]string  // of users, where they have been changed
+	outdated  map[[2]string]bool // user and password
 }
 
 func newTokens() *tokens {
-	return &tokens{grants: map[string]grant{}, refresh: map[string]string{}}
+	return &tokens{grants: map[string]grant{}, refresh: map[string]string{}, passwords: map[string]string{}, outdated: map[[2]string]bool{}}
 }
 
 // find is the grant of a request's token.
@@ -71,11 +98,44 @@ func (r *Registry) RevokeTokens() {
 	clear(r.tokens.grants)
 }
 
+// SetPassword changes a user's password. Tokens given out remain good.
+func (r *Registry) SetPassword(user, password string) {
+	before, _ := r.password(user)
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	r.tokens.outdated[[2]string{user, before}] = true
+	delete(r.tokens.outdated, [2]string{user, password})
+	r.tokens.passwords[user] = password
+}
+
+// password is a user's, as it is now.
+func (r *Registry) password(user string) (password string, known bool) {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	if password, known = r.tokens.passwords[user]; !known {
+		password, known = r.cfg.Users[user]
+	}
+	return password, known
+}
+
+func (r *Registry) outdated(user, password string) bool {
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	return r.tokens.outdated[[2]string{user, password}]
+}
+
+func (r *Registry) tokenPath() string {
+	if r.cfg.Tokens.Path != "" {
+		return r.cfg.Tokens.Path
+	}
+	return "/token"
+}
+
 func (r *Registry) realm() string {
 	if r.cfg.Tokens.Realm != "" {
 		return r.cfg.Tokens.Realm
 	}
-	return r.scheme() + "://" + r.auth + "/token"
+	return r.scheme() + "://" + r.auth + r.tokenPath()
 }
 
 func (r *Registry) service() string {
@@ -87,15 +147,21 @@ func (r *Registry) service() string {
 
 // serveTokens is the token service: GET as in the distribution project's token specification, POST as in its OAuth2 one.
 func (r *Registry) serveTokens(w http.ResponseWriter, req *http.Request) {
-	if req.Method == http.MethodPost && r.cfg.Tokens.PostStatus != 0 {
-		fail(w, r.cfg.Tokens.PostStatus, oci.CodeUnsupported, "this token service wants GET")
+	user, ok := r.tokenUser(req)
+	switch habits := r.cfg.Tokens; {
+	case habits.Location != "":
+		http.Redirect(w, req, habits.Location, http.StatusTemporaryRedirect)
 		return
-	}
-	if req.URL.Path != "/token" || req.ParseForm() != nil {
+	case req.Method == http.MethodPost && habits.PostStatus != 0:
+		fail(w, habits.PostStatus, oci.CodeUnsupported, "this token service wants GET")
+		return
+	case req.Method == http.MethodGet && habits.GetStatus != 0 && req.Header.Get("Authorization") != "":
+		fail(w, habits.GetStatus, oci.CodeUnsupported, "this token service wants POST")
+		return
+	case req.URL.Path != r.tokenPath(), req.ParseForm() != nil:
 		http.NotFound(w, req)
 		return
 	}
-	user, ok := r.user(req)
 	if req.Method == http.MethodPost {
 		user, ok = r.formUser(req)
 	}
@@ -145,16 +211,29 @@ func (r *Registry) giveToken(w http.ResponseWriter, g grant, offline bool) {
 	_, _ = w.Write(mustJSON(answer))
 }
 
+// tokenUser is who a GET is of: somebody by name, or by an identity token.
+func (r *Registry) tokenUser(req *http.Request) (string, bool) {
+	if _, password, has := req.BasicAuth(); has {
+		if user, known := r.cfg.Tokens.Identities[password]; known {
+			return user, true
+		}
+	}
+	return r.user(req)
+}
+
 // formUser is who an OAuth2 request is of.
 func (r *Registry) formUser(req *http.Request) (string, bool) {
 	switch req.Form.Get("grant_type") {
 	case "password":
-		want, known := r.cfg.Users[req.Form.Get("username")]
+		want, known := r.password(req.Form.Get("username"))
 		return req.Form.Get("username"), known && want == req.Form.Get("password")
 	case "refresh_token":
 		r.tokens.mu.Lock()
 		defer r.tokens.mu.Unlock()
 		user, known := r.tokens.refresh[req.Form.Get("refresh_token")]
+		if !known {
+			user, known = r.cfg.Tokens.Identities[req.Form.Get("refresh_token")]
+		}
 		return user, known
 	}
 	return "", false

@@ -106,7 +106,10 @@ func (c *Client) Auth() *auth.Authorizer { return c.auth }
 // CloseIdleConnections closes the connections that nobody is using.
 func (c *Client) CloseIdleConnections() { c.transports.closeIdle() }
 
-// Do asks, follows redirects and answers one challenge. A response that is not 2xx is a response, not an error; its
+// maxAnswers bounds the challenges that are answered: the registry's, and one more with a login that has been replaced.
+const maxAnswers = 2
+
+// Do asks, follows redirects and answers the registry's challenge. A response that is not 2xx is a response, not an error; its
 // body, which the caller closes, fails when no byte comes for ReadTimeout. Errors match [*UnreachableError] where the
 // registry gave no usable answer, and [*dial.RefusedError] besides where it, or what it redirects to, may not be
 // dialled; or they match the cause of ctx.
@@ -120,8 +123,13 @@ func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 	if err != nil {
 		return nil, c.failure(ctx, &req, first, err)
 	}
-	resp, home, err := c.follow(ctx, &req, first, sent)
-	if err == nil && home && auth.Answerable(resp.StatusCode) && req.repeatable() {
+	for round := 0; ; round++ {
+		resp, home, err := c.follow(ctx, &req, first, sent)
+		final := round == maxAnswers || round > 0 && !auth.Renewable(sent)
+		if err != nil || final || !home || !auth.Answerable(resp.StatusCode) || !req.repeatable() {
+			c.learn(ctx, &req, sent, resp, home)
+			return resp, err
+		}
 		fresh, err := c.auth.Answer(ctx, req.Registry, req.Scope, req.As, resp, sent)
 		if errors.Is(err, auth.ErrNoAnswer) {
 			c.cfg.Log.DebugContext(ctx, "refusal stands", "registry", string(req.Registry), "status", resp.StatusCode, "err", err)
@@ -131,17 +139,8 @@ func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 		if err != nil {
 			return nil, c.failure(ctx, &req, first, err)
 		}
-		return c.again(ctx, &req, first, fresh)
+		sent = fresh
 	}
-	c.learn(ctx, &req, sent, resp, home)
-	return resp, err
-}
-
-// again asks for the second time, with what answers the registry's challenge.
-func (c *Client) again(ctx context.Context, req *Request, first *url.URL, fresh secret.String) (*http.Response, error) {
-	resp, home, err := c.follow(ctx, req, first, fresh)
-	c.learn(ctx, req, fresh, resp, home)
-	return resp, err
 }
 
 // learn tells the authorizer what became of what it had sent. A registry that redirects elsewhere has taken it.

@@ -33,6 +33,7 @@ func isBasic(header secret.String) bool { return strings.HasPrefix(header.Reveal
 func (a *Authorizer) answer(ctx context.Context, q question, challenges []challenge) (secret.String, error) {
 	err := fmt.Errorf("%w: no scheme that we speak", ErrNoAnswer)
 	var refused *refusedError
+schemes:
 	for _, scheme := range []string{"bearer", "basic"} {
 		for _, c := range challenges {
 			if c.scheme != scheme {
@@ -49,6 +50,9 @@ func (a *Authorizer) answer(ctx context.Context, q question, challenges []challe
 			if refused == nil {
 				refused, _ = errors.AsType[*refusedError](err)
 			}
+			if refused != nil && !refused.login.Secret.Empty() && !refused.narrow {
+				break schemes // a wrong password is not tried in two places
+			}
 		}
 	}
 	if refused != nil && q.as.IsCentral() {
@@ -63,10 +67,10 @@ func (a *Authorizer) answer(ctx context.Context, q question, challenges []challe
 func (a *Authorizer) bearer(ctx context.Context, q question, c challenge) (secret.String, error) {
 	r, err := parseRealm(c.parameters["realm"])
 	if err != nil {
-		return secret.String{}, fmt.Errorf("%w: %s: %v", ErrNoAnswer, q.registry, err)
+		return secret.String{}, &refusedError{reason: fmt.Sprintf("%s: %v", q.registry, err)}
 	}
 	if !a.protected(q.registry, r) {
-		return secret.String{}, fmt.Errorf("%w: realm %s of %s is not reached over TLS", ErrNoAnswer, r.authority, q.registry)
+		return secret.String{}, &refusedError{reason: fmt.Sprintf("realm %s of %s is not reached over TLS", r.authority, q.registry)}
 	}
 	request := tokenRequest{registry: q.registry, realm: r, service: c.parameters["service"], scope: q.scope.widen("")}
 	if q.asked {
@@ -95,7 +99,7 @@ func (a *Authorizer) asCentral(ctx context.Context, q question, request tokenReq
 			a.tokens.dropSent(request.key(), q)
 			header, err = ask(ctx, request)
 		}
-		if err == nil && header == q.sent && !q.doubtful {
+		if err == nil && !q.sent.Empty() && header == q.sent && !q.doubtful {
 			err = &refusedError{narrow: login.Kind != credential.Ready, reason: "registry refuses a fresh token"}
 		}
 		refused, ok := errors.AsType[*refusedError](err)

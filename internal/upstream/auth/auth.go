@@ -147,6 +147,10 @@ func Answerable(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusBadRequest
 }
 
+// Renewable reports whether what is refused although it answers a challenge may be asked about once more: a login may
+// have been replaced meanwhile, while a fresh token is as good as it gets.
+func Renewable(sent secret.String) bool { return isBasic(sent) }
+
 // Answer is the header to ask once more with, after resp to a request that carried sent. The body of resp stays the
 // caller's. Errors match [ErrNoAnswer] where the response should be passed on; any other says that the token service
 // cannot be reached.
@@ -186,7 +190,9 @@ func (a *Authorizer) Learn(ctx context.Context, reg oci.Registry, scope Scope, i
 	case taken:
 		a.refusals.accept(ctx, reg, repository, login.Login)
 	default:
-		a.refusals.note(ctx, reg, repository, &refusedError{login: login.Login, narrow: true, reason: fmt.Sprintf("registry answers %d", status)})
+		a.refusals.note(ctx, reg, repository, &refusedError{
+			login: login.Login, narrow: !(isBasic(sent) && status == http.StatusUnauthorized), reason: fmt.Sprintf("registry answers %d", status),
+		})
 	}
 }
 

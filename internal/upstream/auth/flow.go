@@ -92,10 +92,8 @@ func (a *Authorizer) exchange(ctx context.Context, r tokenRequest) (tokenAnswer,
 			return answer, nil
 		case !isRefusal:
 			return answer, err
-		case i == 0:
-			refused = err
-		case !f.unspoken(resp.StatusCode):
-			refused = err // the second flow's word counts where the service speaks it
+		case i == 0, !get.unspoken(resp.StatusCode):
+			refused = err // the second flow's word counts, unless the service does not speak it
 		}
 		if !f.unspoken(resp.StatusCode) {
 			break
