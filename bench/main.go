@@ -43,16 +43,16 @@ func exit(err error) {
 
 // options are those of the command line.
 type options struct {
-	short  bool
-	only   string
-	rounds int
-	fetch  bool
-	dir    string
-	json   string
-	ours   string
-	before string
-	hold   bool
-	list   bool
+	short    bool
+	only     string
+	rounds   int
+	fetch    bool
+	dir      string
+	json     string
+	ours     string
+	before   string
+	profiles string
+	list     bool
 }
 
 func parse() (o options) {
@@ -64,7 +64,7 @@ func parse() (o options) {
 	flag.StringVar(&o.json, "json", "", "file for the figures as JSON (default: bin/bench/result.json)")
 	flag.StringVar(&o.ours, "ours", "", "program to measure (default: built from this repository)")
 	flag.StringVar(&o.before, "before", "", "another build of the proxy, to be measured beside it")
-	flag.BoolVar(&o.hold, "hold", false, "print the addresses and wait for an interrupt after the rows, for profiles")
+	flag.StringVar(&o.profiles, "profiles", "", "directory that gets a CPU profile of the proxy for each row")
 	flag.BoolVar(&o.list, "list", false, "print the names of the rows and end")
 	flag.Parse()
 	return o
@@ -101,7 +101,7 @@ func run(ctx context.Context, o options) (err error) {
 		Command: "go run ./bench " + strings.Join(os.Args[1:], " "), Commit: commit(root), Scale: scale.Name,
 		Began: time.Now(), Machine: report.ThisMachine(),
 	}
-	if err := measure(ctx, cfg, chosen, r, o.hold); err != nil {
+	if err := measure(ctx, cfg, chosen, r); err != nil {
 		return err
 	}
 	if o.json == "" {
@@ -133,7 +133,12 @@ func prepare(ctx context.Context, root string, o options, scale rows.Scale) (cfg
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return cfg, err
 	}
-	cfg = rows.Config{Scale: scale, Ours: o.ours, Before: o.before}
+	cfg = rows.Config{Scale: scale, Ours: o.ours, Before: o.before, Profiles: o.profiles}
+	if o.profiles != "" {
+		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
+			return cfg, err
+		}
+	}
 	say("looking for nginx and distribution below bin/bench; the first time takes minutes")
 	cfg.Tools = peer.Find(ctx, programs, o.fetch)
 	if cfg.Ours == "" {
@@ -146,7 +151,7 @@ func prepare(ctx context.Context, root string, o options, scale rows.Scale) (cfg
 }
 
 // measure runs the rows, one after the other.
-func measure(ctx context.Context, cfg rows.Config, chosen []rows.Row, r *report.Report, hold bool) (err error) {
+func measure(ctx context.Context, cfg rows.Config, chosen []rows.Row, r *report.Report) (err error) {
 	stand, err := rows.NewStand(ctx, cfg)
 	if err != nil {
 		return err
@@ -160,10 +165,6 @@ func measure(ctx context.Context, cfg rows.Config, chosen []rows.Row, r *report.
 		}
 	}
 	r.Took = time.Since(r.Began)
-	if hold {
-		say("held for profiles: %s/debug/pprof/; interrupt to end", stand.Admin())
-		<-ctx.Done()
-	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package rows
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"container-registry-proxy/bench/load"
 )
@@ -35,7 +36,7 @@ func growth(scale Scale) []Row {
 			return s.prepared(ctx, smallHits("config", 4*factor, scale.Small, []string{Ours}))
 		}),
 		row("setup", "connections set up at a time, from 4", "CPU per connection", cpuPerConn, func(ctx context.Context, s *Stand, factor int) (Sample, error) {
-			return s.prepared(ctx, setUps(4*factor, scale.SetUps, []string{Ours}))
+			return s.prepared(ctx, setUps(4*factor, scale.SetUps, false, []string{Ours}))
 		}),
 		row("cold", "size of a cold blob, from 64 MiB", "CPU per GiB", cpuPerGiB, func(ctx context.Context, s *Stand, factor int) (Sample, error) {
 			return s.cold(ctx, Ours, 1, int64(factor)*64<<20, 0)
@@ -44,7 +45,7 @@ func growth(scale Scale) []Row {
 			return s.cold(ctx, Ours, 4*factor, blobSize, 50e6)
 		}),
 		row("idle", "idle connections, from 300", "KiB each", kibEach, func(ctx context.Context, s *Stand, factor int) (Sample, error) {
-			return s.prepared(ctx, idles(300*factor, intercepted))
+			return s.prepared(ctx, idles(300*factor, time.Second, intercepted))
 		}),
 		row("fills", "cold blobs of 1 MiB, 8 at a time, from 32", "CPU per GiB", cpuPerGiB, func(ctx context.Context, s *Stand, factor int) (Sample, error) {
 			return s.fills(ctx, 32*factor)

@@ -137,8 +137,9 @@ func (s *Stand) smallPath(ctx context.Context, kind string) (string, error) {
 	return manifestPath(image.manifest), err
 }
 
-// setUps measures what a connection costs that is used once: CONNECT, TLS, one small answer.
-func setUps(workers, connections int, primed []string) func(context.Context, *Stand) (Measure, error) {
+// setUps measures what a connection costs that is used once: CONNECT, TLS, one small answer. With hybrid the client offers
+// a key exchange that withstands quantum computers too, which not every peer knows.
+func setUps(workers, connections int, hybrid bool, primed []string) func(context.Context, *Stand) (Measure, error) {
 	return func(ctx context.Context, s *Stand) (Measure, error) {
 		path, err := s.smallPath(ctx, "config")
 		if err != nil {
@@ -149,6 +150,10 @@ func setUps(workers, connections int, primed []string) func(context.Context, *St
 		}
 		return func(ctx context.Context, column string) (Sample, error) {
 			d := s.door(column, intercepted)
+			if hybrid {
+				d.TLS = d.TLS.Clone()
+				d.TLS.CurvePreferences = nil // Go's own choice
+			}
 			var all time.Duration
 			used, err := charge(d.Process, func() error {
 				began := time.Now()

@@ -10,17 +10,19 @@ import (
 )
 
 // idles measures connections that were used once and are kept: what each takes, and whether all still work at the end.
-func idles(n int, way string) func(context.Context, *Stand) (Measure, error) {
+func idles(n int, rest time.Duration, way string) func(context.Context, *Stand) (Measure, error) {
 	return func(ctx context.Context, s *Stand) (Measure, error) {
 		path, err := s.smallPath(ctx, "config")
 		if err != nil {
 			return nil, err
 		}
-		return func(ctx context.Context, column string) (Sample, error) { return s.idle(ctx, column, way, path, n) }, nil
+		return func(ctx context.Context, column string) (Sample, error) {
+			return s.idle(ctx, column, way, path, n, rest)
+		}, nil
 	}
 }
 
-func (s *Stand) idle(ctx context.Context, column, way, path string, n int) (Sample, error) {
+func (s *Stand) idle(ctx context.Context, column, way, path string, n int, rest time.Duration) (Sample, error) {
 	d := s.door(column, way)
 	before, err := s.fresh(ctx, d, path)
 	if err != nil {
@@ -43,8 +45,11 @@ func (s *Stand) idle(ctx context.Context, column, way, path string, n int) (Samp
 		return lost.Load()
 	}
 	failed += use()
-	after, err := s.rested(d)
+	after, err := s.rested(d, rest)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.profileMemory(ctx, column, "idle-"+way); err != nil {
 		return nil, err
 	}
 	lost := use()
@@ -60,15 +65,15 @@ func (s *Stand) fresh(ctx context.Context, d door, path string) (int64, error) {
 	if err := once(ctx, d.Target, path); err != nil {
 		return 0, err
 	}
-	return s.rested(d)
+	return s.rested(d, time.Second)
 }
 
-// rested returns the memory of a program that has had a moment to give back what it no longer needs.
-func (s *Stand) rested(d door) (int64, error) {
+// rested returns the memory of a program that has had a while to give back what it no longer needs.
+func (s *Stand) rested(d door, rest time.Duration) (int64, error) {
 	if err := settle(d.Process); err != nil {
 		return 0, err
 	}
-	time.Sleep(time.Second)
+	time.Sleep(rest)
 	return d.Memory()
 }
 

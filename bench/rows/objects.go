@@ -47,7 +47,7 @@ const objectConns = 32
 
 // measure fills for no longer than limit, 0 being no limit, and then takes hits of what was filled.
 func (m *many) measure(ctx context.Context, limit time.Duration, hits int) (Sample, error) {
-	empty, err := m.stand.rested(m.door)
+	empty, err := m.stand.rested(m.door, time.Second)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (m *many) restart(ctx context.Context, sample Sample, empty int64) error {
 		return err
 	}
 	sample[upstreamShare] = float64(after.Minus(before).Bytes)
-	loaded, err := m.stand.rested(m.door)
+	loaded, err := m.stand.rested(m.door, time.Second)
 	sample[bytesEach] = float64(loaded-empty) / float64(m.filled)
 	return err
 }

@@ -116,6 +116,11 @@ func (r *Result) measure(ctx context.Context, s *Stand, row Row) {
 			}
 		}
 	}
+	if s.cfg.Profiles != "" && slices.Contains(columns, Ours) && row.Rounds != 1 { // rows of one round restart what they measure
+		if err := s.profile(ctx, row.Name, measure); err != nil {
+			r.Errors["profile"] = err.Error()
+		}
+	}
 }
 
 // judge compares a claim with the samples, round by round.

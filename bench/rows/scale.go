@@ -15,8 +15,9 @@ type Scale struct {
 	Throttled    int64 // size of a blob from a slow one
 	Herd         int   // clients
 	Nodes        []int
-	Idle         int // tunnels
-	Slow         int // readers
+	Idle         int           // connections
+	Rest         time.Duration // how long they rest before memory is read: a Go program gives back in minutes
+	Slow         int           // readers
 	Objects      int
 	ObjectsFor   time.Duration // how long a peer may take to fill them
 	ObjectsHits  int
@@ -28,7 +29,7 @@ type Scale struct {
 func Full() Scale {
 	return Scale{
 		Name: "full", Rounds: 7, Long: 3, HitBytes: 2 << 30, HitConns: []int{1, 2, 4, 8}, Small: 20000, SetUps: 1500,
-		Cold: 256 << 20, Throttled: 256 << 20, Herd: 32, Nodes: []int{4, 32}, Idle: 5000, Slow: 500,
+		Cold: 256 << 20, Throttled: 256 << 20, Herd: 32, Nodes: []int{4, 32}, Idle: 5000, Rest: 150 * time.Second, Slow: 500,
 		Objects: 100000, ObjectsFor: 30 * time.Second, ObjectsHits: 50000, Growth: true, Distribution: true,
 	}
 }
@@ -38,7 +39,7 @@ func Full() Scale {
 func Short() Scale {
 	return Scale{
 		Name: "short", Rounds: 3, Long: 1, HitBytes: 768 << 20, HitConns: []int{2}, Small: 4000, SetUps: 250,
-		Cold: 256 << 20, Throttled: 128 << 20, Herd: 32, Nodes: []int{4}, Idle: 1000, Slow: 100,
+		Cold: 256 << 20, Throttled: 128 << 20, Herd: 32, Nodes: []int{4}, Idle: 1000, Rest: time.Second, Slow: 100,
 		Objects: 4000, ObjectsFor: 5 * time.Second, ObjectsHits: 8000,
 	}
 }

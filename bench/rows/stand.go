@@ -41,6 +41,8 @@ type Config struct {
 	Ours   string // program
 	Before string // program; "" means none
 	Scale  Scale
+	// Profiles is a directory that gets a CPU profile of ours for each row; "" means none.
+	Profiles string
 }
 
 // Stand is all the programs that are compared, running.
@@ -143,9 +145,6 @@ func (s *Stand) Close() error {
 	}
 	return errors.Join(errs...)
 }
-
-// Admin is the URL of our operator's listener.
-func (s *Stand) Admin() string { return s.ours.Admin }
 
 // present leaves out the columns that there are none of.
 func (s *Stand) present(columns []string, errs map[string]string) []string {

@@ -12,7 +12,7 @@ func All(scale Scale) []Row {
 	for _, kind := range []string{"config", "digest", "tag"} {
 		rows = append(rows, small(scale, kind))
 	}
-	rows = append(rows, setUp(scale), tunnel(scale), cold(scale), throttled(scale), herd(scale))
+	rows = append(rows, setUp(scale, false), setUp(scale, true), tunnel(scale), cold(scale), throttled(scale), herd(scale))
 	for _, nodes := range scale.Nodes {
 		rows = append(rows, image(scale, nodes, true), image(scale, nodes, false))
 	}
@@ -76,16 +76,20 @@ func small(scale Scale, kind string) Row {
 	}
 }
 
-func setUp(scale Scale) Row {
+func setUp(scale Scale, hybrid bool) Row {
 	columns := with(scale, Ours, Relay, NginxECDSA)
-	return Row{
+	row := Row{
 		Name: "setup", Title: "CONNECT + TLS + one small GET, 4 at a time", Columns: columns,
 		Claims: []Claim{
 			{What: "CPU per connection", Metric: cpuPerConn, Over: Relay, AtMost: 0.6},
 			{What: "CPU per connection", Metric: cpuPerConn, Over: NginxECDSA, AtMost: 0.95},
 		},
-		Prepare: setUps(4, scale.SetUps, columns),
+		Prepare: setUps(4, scale.SetUps, hybrid, columns),
 	}
+	if hybrid {
+		row.Name, row.Title = "setup-hybrid", row.Title+", the client offers X25519MLKEM768 too"
+	}
+	return row
 }
 
 func tunnel(scale Scale) Row {
@@ -162,12 +166,12 @@ func image(scale Scale, nodes int, warm bool) Row {
 func idle(scale Scale, way string) Row {
 	title := map[string]string{intercepted: "idle intercepted connections", tunnelled: "idle tunnels"}[way]
 	return Row{
-		Name: "idle-" + way, Title: fmt.Sprintf("memory: %d %s", scale.Idle, title), Columns: []string{Ours, Relay}, Rounds: 1,
+		Name: "idle-" + way, Title: fmt.Sprintf("memory: %d %s, at rest for %s", scale.Idle, title, scale.Rest), Columns: []string{Ours, Relay}, Rounds: 1,
 		Claims: []Claim{
 			{What: "KiB each", Metric: kibEach, AtMost: 32},
 			{What: "dropped", Metric: dropped, Zero: true},
 		},
-		Prepare: idles(scale.Idle, way),
+		Prepare: idles(scale.Idle, scale.Rest, way),
 	}
 }
 
