@@ -1,0 +1,4 @@
+package auth
+
+// Pulls is pulls.
+func Pulls(scopes []string) []string { return pulls(scopes) }
