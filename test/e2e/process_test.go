@@ -30,9 +30,20 @@ type command struct {
 	mounts []string
 }
 
-// cmd is the command, in a mount and process group of its own. What it mounts ends with it.
+// ownView gives a program the machine's /run, /etc and /var/lib as if it had them to itself: what it writes there (keys,
+// locks, which blobs are where) helps no other program and is not left behind. Temporary directories are elsewhere.
+const ownView = `set -e
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /dev/shm
+for dir in etc var/lib; do
+	mkdir -p "/run/own/$dir" "/run/work/$dir"
+	mount -t overlay -o "lowerdir=/$dir,upperdir=/run/own/$dir,workdir=/run/work/$dir" overlay "/$dir"
+done
+`
+
+// cmd is the command, in a mount namespace and process group of its own. What it mounts ends with it.
 func (c command) cmd(ctx context.Context, t *testing.T) *exec.Cmd {
-	script := "set -e\n" + strings.Join(c.mounts, "\n") + "\nexec \"$@\"\n"
+	script := ownView + strings.Join(c.mounts, "\n") + "\nexec \"$@\"\n"
 	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", script, "sh"}, c.args...)...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home(t), "TMPDIR=" + os.TempDir()}, c.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: syscall.CLONE_NEWNS}

@@ -29,6 +29,14 @@ type proxy struct {
 func startProxy(t *testing.T, world *registrytest.World, env ...string) *proxy {
 	t.Helper()
 	need(t, "mount") // here for root and namespaces; it is on every Debian
+	p := newProxy(t, world, env...)
+	p.start()
+	return p
+}
+
+// newProxy is one that has not been started.
+func newProxy(t *testing.T, world *registrytest.World, env ...string) *proxy {
+	t.Helper()
 	p := &proxy{t: t, world: world, dir: t.TempDir()}
 	p.address = world.Reserve("proxy").String()
 	p.admin = world.Reserve("proxy-admin").String()
@@ -36,7 +44,6 @@ func startProxy(t *testing.T, world *registrytest.World, env ...string) *proxy {
 		"LISTEN=" + p.address, "ADMIN_LISTEN=" + p.admin, "UPSTREAM_CA_FILE=" + world.CAFile(), "CACHE_MIN_FREE=1m",
 		"CACHE_DIRECTORY=" + filepath.Join(p.dir, "cache"), "CA_DIRECTORY=" + filepath.Join(p.dir, "ca"),
 	}, env...)
-	p.start()
 	return p
 }
 
@@ -44,6 +51,11 @@ func startProxy(t *testing.T, world *registrytest.World, env ...string) *proxy {
 func (p *proxy) start() {
 	p.t.Helper()
 	p.daemon = command{args: []string{program, "serve"}, env: p.env, mounts: hostsMount(p.t, p.world)}.start(p.t)
+	p.awaitReady()
+}
+
+func (p *proxy) awaitReady() {
+	p.t.Helper()
 	p.daemon.awaitReady(answers(http.DefaultClient, "http://"+p.admin+"/readyz"))
 	p.daemon.awaitReady(answers(http.DefaultClient, "http://"+p.address+"/healthz"))
 }
@@ -66,16 +78,22 @@ func (p *proxy) ca() string { return filepath.Join(p.dir, "ca", "ca.crt") }
 // client asks through the proxy, as the programs do.
 func (p *proxy) client(t *testing.T) *http.Client {
 	t.Helper()
+	transport := &http.Transport{
+		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: p.address}),
+		TLSClientConfig: &tls.Config{RootCAs: p.roots(t)}, DisableCompression: true,
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// roots trust the proxy's authority alone.
+func (p *proxy) roots(t *testing.T) *x509.CertPool {
+	t.Helper()
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(readFile(t, p.ca())) {
 		t.Fatalf("%s holds no certificate", p.ca())
 	}
-	transport := &http.Transport{
-		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: p.address}),
-		TLSClientConfig: &tls.Config{RootCAs: pool}, DisableCompression: true,
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}
+	return pool
 }
 
 // record is a line of the access log.
