@@ -10,7 +10,6 @@ import (
 	"strconv"
 
 	"container-registry-proxy/internal/config"
-	"container-registry-proxy/internal/upstream/auth"
 )
 
 // newLogger writes to w as the configuration says.
@@ -66,13 +65,4 @@ func size(n int64) string {
 		}
 	}
 	return strconv.FormatInt(n, 10)
-}
-
-// entries are the configured logins in the words of package auth.
-func entries(credentials []config.Credential) []auth.Entry {
-	list := make([]auth.Entry, 0, len(credentials))
-	for _, c := range credentials {
-		list = append(list, auth.Entry{Host: c.Host, Credential: auth.Credential{Username: c.Username, Password: c.Password}})
-	}
-	return list
 }

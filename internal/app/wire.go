@@ -20,6 +20,7 @@ import (
 	"container-registry-proxy/internal/admin"
 	"container-registry-proxy/internal/cache"
 	"container-registry-proxy/internal/config"
+	"container-registry-proxy/internal/credential"
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/freshness"
 	"container-registry-proxy/internal/metadata"
@@ -49,6 +50,7 @@ func (a *App) wire() (*parts, error) {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	prefixed := prometheus.WrapRegistererWithPrefix("container_registry_proxy_", metrics)
+	prefixed.MustRegister(unverified(cfg.VerifyTLS))
 	p := &parts{own: &ownAddresses{}}
 
 	authority, err := mitm.Open(mitm.Config{
@@ -56,11 +58,14 @@ func (a *App) wire() (*parts, error) {
 		Log: log.With("component", "mitm"), Registerer: prefixed,
 	})
 	if err != nil {
-		return nil, err
+		return nil, explainPermission(err, cfg.CADirectory)
 	}
 	p.authority = authority
-	if err := a.openStore(p, prefixed); err != nil {
+	if err := assume(cfg.RunAs, cfg.CacheDirectory); err != nil {
 		return nil, err
+	}
+	if err := a.openStore(p, prefixed); err != nil {
+		return nil, explainPermission(err, cfg.CacheDirectory)
 	}
 	ports, err := dial.ParsePortSet(cfg.TunnelPorts)
 	if err != nil {
@@ -76,8 +81,11 @@ func (a *App) wire() (*parts, error) {
 	}
 	registryLabel := closedSet(cfg.Registries.Exact())
 	client := upstream.New(upstream.Config{
-		Dialer:  dial.New(within(destinations, cfg.Timeouts.ProxyConnect)),
-		Entries: entries(cfg.Credentials), Named: cfg.Named, Pairs: cfg.TokenServices,
+		Dialer: dial.New(within(destinations, cfg.Timeouts.ProxyConnect)),
+		Logins: credential.New(credential.Config{
+			Entries: cfg.Credentials, Environ: os.Environ(), Log: log.With("component", "credential"), Registerer: prefixed,
+		}),
+		Named: cfg.Named, Pairs: cfg.TokenServices,
 		TLS:         &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		Insecure:    func(host string) bool { return !cfg.VerifyTLS && cfg.Named(host) },
 		ReadTimeout: cfg.Timeouts.ProxyRead, SendTimeout: cfg.Timeouts.ProxySend,
@@ -93,7 +101,7 @@ func (a *App) wire() (*parts, error) {
 	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentral, Log: log.With("component", "access")})
 	p.cache = cache.New(cache.Config{
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules,
-		Log: log.With("component", "cache"),
+		Log: log.With("component", "cache"), Registerer: prefixed,
 	})
 	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))
 	toOurselves, err := serverTLS(cfg, authority, tunnels.Own)
