@@ -60,9 +60,11 @@ func (a *Access) seek(ctx context.Context, nobody Grant, path string) error {
 	return err
 }
 
-// rememberOpen records that the registry has shown what is at path to nobody in particular, unless that is known.
+// rememberOpen records that the registry has shown what is at path to nobody in particular, unless that was shown a
+// short while ago.
 func (a *Access) rememberOpen(g Grant, path string) {
-	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && last.Open && a.recent(last) {
+	last, known := a.cfg.Metadata.Open(g.Registry, g.Repository)
+	if age := a.cfg.Now().Sub(last.At); known && last.Open && age >= 0 && age < openFor/10 {
 		return
 	}
 	a.cfg.Metadata.PutOpen(g.Registry, g.Repository, metadata.OpenAnswer{Open: true, At: a.cfg.Now(), Witness: path})

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/fill"
@@ -102,7 +104,6 @@ func (c *Cache) permitted(ctx context.Context, g access.Grant, p oci.Path) error
 func (c *Cache) hit(ctx context.Context, p Pull, g access.Grant, body Body, size int64) *Content {
 	if b, ok := body.(*blobBody); ok {
 		b.refill = func() (Body, error) {
-			c.metrics.extraDownload(reasonDamaged)
 			content, err := c.fetch(ctx, p, g)
 			if err != nil {
 				return nil, err
@@ -116,41 +117,36 @@ func (c *Cache) hit(ctx context.Context, p Pull, g access.Grant, body Body, size
 // fetch fills a blob from upstream, or joins those who do; where nothing can be stored it passes through.
 func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	content, err := c.join(ctx, c.fills, p, g)
-	switch {
-	case errors.Is(err, store.ErrNoSpace):
-		c.metrics.extraDownload(reasonNoSpace)
-		return c.pass(ctx, p, g)
-	case errors.Is(err, access.ErrUnproven): // stored since we looked
-		return c.prove(ctx, p, g)
+	if errors.Is(err, store.ErrNoSpace) {
+		return c.passage(ctx, p, g, fill.NoSpace)
 	}
 	return content, err
 }
 
-// join joins the fill of p's digest, or starts it. Bytes that its own registry does not deliver are the caller's only by
-// permission; whoever follows a fill shares it with clients that may all have what it brings.
+// join joins the fill of p's digest, or starts it. What all of these fills bring, every client may have that may pull
+// from the repository it comes from: own content never gets here. So whoever does not lead needs no more than its own
+// registry's word that the repository holds the digest.
 func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
-	own := &source{cache: c, grant: g, path: p.Path}
-	r, _, err := fills.Join(ctx, p.Path.Digest, own, p.Want)
+	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want)
 	if err != nil {
 		return nil, err
 	}
-	outcome := Miss
-	if !own.delivers.Load() {
-		outcome = Coalesced
-		err = c.cfg.Access.Confirm(ctx, g, p.Path)
-		switch {
-		case err != nil:
-		case r.Verified():
-			err = c.cfg.Access.Holds(ctx, g, p.Path)
-		default:
-			err = c.cfg.Access.Claims(ctx, g, p.Path)
-		}
-		if err != nil {
-			_ = r.Close()
-			return nil, err
-		}
+	content := &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: r.Size()}, Outcome: Miss, Body: r}
+	if leads {
+		return content, nil
 	}
-	return &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: r.Size()}, Outcome: outcome, Body: r}, nil
+	content.Outcome = Coalesced
+	if r.Verified() { // all of it is here, on its way into the store
+		content.Outcome = Hit
+	}
+	if err = c.cfg.Access.Confirm(ctx, g, p.Path); err == nil {
+		err = c.cfg.Access.Claims(ctx, g, p.Path)
+	}
+	if err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	return content, nil
 }
 
 // blobSize answers a HEAD for a blob that is not cached. A redirect to storage is not followed with a HEAD, which its
@@ -197,16 +193,18 @@ func sizeOf(resp *http.Response) int64 {
 	if _, total, ok := parseContentRange(contentRange); ok {
 		return total
 	}
-	switch {
-	case contentRange == "bytes */0":
-		return 0
-	case resp.StatusCode == http.StatusOK:
+	if total, ok := strings.CutPrefix(contentRange, "bytes */"); ok {
+		if n, err := strconv.ParseInt(total, 10, 64); err == nil && n >= 0 {
+			return n
+		}
+	}
+	if resp.StatusCode == http.StatusOK {
 		return resp.ContentLength
 	}
 	return -1
 }
 
-// pass hands a blob on to the caller whose grant it is, keeping nothing.
+// pass hands a blob on to the caller whose own it is, keeping nothing.
 func (c *Cache) pass(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	if p.Head {
 		content, err := c.blobSize(ctx, p, g)
@@ -216,9 +214,14 @@ func (c *Cache) pass(ctx context.Context, p Pull, g access.Grant) (*Content, err
 		content.Outcome = Bypass
 		return content, nil
 	}
-	passage, err := fill.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path})
+	return c.passage(ctx, p, g, fill.Own)
+}
+
+// passage hands a blob on to one client.
+func (c *Cache) passage(ctx context.Context, p Pull, g access.Grant, why fill.Reason) (*Content, error) {
+	body, err := c.fills.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want, why)
 	if err != nil {
 		return nil, err
 	}
-	return &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: passage.Size()}, Outcome: Bypass, Body: passage}, nil
+	return &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: body.Size()}, Outcome: Bypass, Body: body}, nil
 }

@@ -73,7 +73,7 @@ type Cache struct {
 	flights singleflight.Group
 	commits sync.WaitGroup // of manifests, which are given out before they are on disk
 	odd     *oddRegistries
-	metrics *metrics
+	proved  prometheus.Counter
 }
 
 // Pull is what a client asks for.
@@ -105,9 +105,16 @@ func New(cfg Config) *Cache {
 	if cfg.GiveUp == 0 {
 		cfg.GiveUp = 3 * time.Second
 	}
-	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), metrics: newMetrics(cfg.Registerer)}
+	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now)}
+	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
+	})
 	fills := fill.Config{Store: cfg.Store, Log: cfg.Log, Verified: c.delivered}
-	c.fills, c.proofs = fill.New(fills), newProofs(fills)
+	c.proofs = newProofs(fills)
+	if fills.Registerer = cfg.Registerer; cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(c.proved)
+	}
+	c.fills = fill.New(fills)
 	return c
 }
 
@@ -139,9 +146,7 @@ func (c *Cache) Doubt(reg oci.Registry, p oci.Path) {
 
 // delivered records that the bytes of a digest came from a source and were the digest's.
 func (c *Cache) delivered(d oci.Digest, src fill.Source) {
-	if src := src.(*source); src.delivers.Load() {
-		c.cfg.Access.Delivered(src.grant, d)
-	}
+	c.cfg.Access.Delivered(src.(*source).grant, d)
 }
 
 // flightTimeout bounds what is asked on behalf of several callers at once; the client's own time-outs are shorter.

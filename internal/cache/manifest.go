@@ -101,7 +101,7 @@ func (c *Cache) fetchManifest(ctx context.Context, g access.Grant, p Pull) (*man
 		return nil, unusable(g, resp, err)
 	}
 	c.cfg.Access.Answered(g, p.Path)
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+	b, err := readManifest(resp)
 	if err != nil {
 		return nil, unusable(g, resp, fmt.Errorf("read manifest: %w", err))
 	}
@@ -126,6 +126,14 @@ func (c *Cache) fetchManifest(ctx context.Context, g access.Grant, p Pull) (*man
 		m.MediaType = first // the same bytes always have the same type
 	}
 	return m, nil
+}
+
+// readManifest reads up to one byte more than a manifest may have.
+func readManifest(resp *http.Response) ([]byte, error) {
+	var b bytes.Buffer
+	b.Grow(int(min(max(resp.ContentLength, 0), maxManifest)) + bytes.MinRead)
+	_, err := b.ReadFrom(io.LimitReader(resp.Body, maxManifest+1))
+	return b.Bytes(), err
 }
 
 // errWrongManifest says that a registry sent other bytes than those of the digest that was asked for or that it named.

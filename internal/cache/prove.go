@@ -61,11 +61,11 @@ func (p *proofs) close() {
 // prove gives out a blob that is stored, while the grant's registry proves that it holds it.
 func (c *Cache) prove(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	content, err := c.join(ctx, c.proofs.of(g.Registry), p, g)
-	if errors.Is(err, store.ErrNoSpace) || errors.Is(err, access.ErrUnproven) {
-		content, err = c.pass(ctx, p, g) // evicted meanwhile, or verified this very moment
-	}
-	if err == nil && content.Outcome != Coalesced {
-		c.metrics.extraDownload(reasonUnproven)
+	switch {
+	case errors.Is(err, store.ErrNoSpace): // evicted meanwhile
+		return c.passage(ctx, p, g, fill.Proof)
+	case err == nil && content.Outcome == Miss:
+		c.proved.Inc()
 	}
 	return content, err
 }

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"time"
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/fill"
@@ -22,8 +22,6 @@ type source struct {
 	cache *Cache
 	grant access.Grant
 	path  oci.Path
-	// delivers says that the registry has begun to deliver: what is read then is no other's secret.
-	delivers atomic.Bool
 }
 
 func (s *source) Key() string {
@@ -58,19 +56,26 @@ func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, e
 			return nil, unusable(s.grant, resp, fmt.Errorf("upstream answered 206 with Content-Range %.100q to %q", resp.Header.Get("Content-Range"), header.Get("Range")))
 		}
 		delivery = &fill.Delivery{Body: resp.Body, Start: first, Size: size, Ranges: true}
+	case http.StatusRequestedRangeNotSatisfiable:
+		_ = resp.Body.Close()
+		return nil, &fill.EndError{Size: sizeOf(resp)}
 	default:
-		return nil, &refusedError{s.grant.Refusal(resp)}
+		after := s.cache.retryAfter(resp.Header.Get("Retry-After"), 0)
+		return nil, &refusedError{s.grant.Refusal(resp), after}
 	}
 	s.cache.cfg.Access.Answered(s.grant, s.path)
-	s.delivers.Store(true)
 	return delivery, nil
 }
 
 // refusedError is a registry's refusal of a blob, which is final unless it speaks of passing trouble.
-type refusedError struct{ error }
+type refusedError struct {
+	error
+	after time.Duration
+}
 
-func (e *refusedError) Permanent() bool { return !passing(e.error) }
-func (e *refusedError) Unwrap() error   { return e.error }
+func (e *refusedError) Permanent() bool           { return !passing(e.error) }
+func (e *refusedError) RetryAfter() time.Duration { return e.after }
+func (e *refusedError) Unwrap() error             { return e.error }
 
 // parseContentRange takes "bytes first-last/size" apart (RFC 9110, section 14.4); an unknown size is -1.
 func parseContentRange(s string) (first, size int64, ok bool) {

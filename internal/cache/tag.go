@@ -163,7 +163,11 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 	if m.bytes == nil && c.has(rec.Descriptor.Digest) && !c.has(m.Digest) {
 		byDigest := q.Pull
 		byDigest.Path = digestPath(q.Path, m.Digest)
-		if m, err = c.fetchManifest(ctx, q.grant, byDigest); err != nil {
+		m, err = c.fetchManifest(ctx, q.grant, byDigest)
+		if missing(err) { // the tag has moved again, or the registry has named what it does not have
+			return c.fetchTag(ctx, q)
+		}
+		if err != nil {
 			c.rest(q.Registry, err)
 			return resolved{}, err
 		}
@@ -216,22 +220,23 @@ func (c *Cache) rest(reg oci.Registry, err error) {
 	refusal, ok := errors.AsType[*upstream.Refusal](err)
 	switch {
 	case ok && refusal.Status == http.StatusTooManyRequests:
-		c.cfg.Access.Rest(reg, c.retryAfter(refusal.Header.Get("Retry-After")))
+		c.cfg.Access.Rest(reg, c.retryAfter(refusal.Header.Get("Retry-After"), time.Minute))
 	case errors.Is(err, errHangs):
 		c.cfg.Access.Rest(reg, access.RestAfterHang)
 	}
 }
 
-// retryAfter reads the header of that name, in seconds or as a date (RFC 9110, section 10.2.3), within reason.
-func (c *Cache) retryAfter(header string) time.Duration {
-	const usual, most = time.Minute, 15 * time.Minute
-	wait := usual
+// retryAfter reads the header of that name, in seconds or as a date (RFC 9110, section 10.2.3), within reason. Where it
+// says nothing it is usual.
+func (c *Cache) retryAfter(header string, usual time.Duration) time.Duration {
+	const least, most = time.Second, 15 * time.Minute
 	if seconds, err := strconv.ParseInt(header, 10, 32); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(header); err == nil {
-		wait = at.Sub(c.cfg.Now())
+		return min(max(time.Duration(seconds)*time.Second, least), most)
 	}
-	return min(max(wait, time.Second), most)
+	if at, err := http.ParseTime(header); err == nil {
+		return min(max(at.Sub(c.cfg.Now()), least), most)
+	}
+	return usual
 }
 
 // record keeps what a tag means, where that is a manifest of a kind we know. That the registry said so links the digest

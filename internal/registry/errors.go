@@ -46,6 +46,10 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 		writeRefusal(w, r, refusal)
 		return
 	}
+	if end, ok := errors.AsType[*fill.EndError](err); ok && end.Size >= 0 {
+		w.Header().Set("Content-Range", unsatisfied(end.Size))
+		err = errUnsatisfiable
+	}
 	writeWireError(w, r, wireError(err, rec.RequestID))
 }
 
@@ -133,7 +137,7 @@ func writeRefusal(w http.ResponseWriter, r *http.Request, refusal *upstream.Refu
 	body := refusal.Body
 	if !isErrorDocument(body) {
 		writeWireError(w, r, &oci.Error{
-			Code: codeFor(refusal.Status), HTTPStatus: refusal.Status,
+			Code: codeFor(r, refusal.Status), HTTPStatus: refusal.Status,
 			Message: strings.TrimSpace("upstream answered "+strconv.Itoa(refusal.Status)+" "+http.StatusText(refusal.Status)) + words(refusal),
 		})
 		return
@@ -168,13 +172,21 @@ func isErrorDocument(body []byte) bool {
 	return json.Unmarshal(bytes.TrimSpace(body), &doc) == nil && len(doc.Errors) > 0 && doc.Errors[0].Code != ""
 }
 
-func codeFor(status int) string {
+// codeFor is the code of a refusal that names none.
+func codeFor(r *http.Request, status int) string {
 	switch status {
 	case http.StatusUnauthorized:
 		return oci.CodeUnauthorized
 	case http.StatusForbidden:
 		return oci.CodeDenied
 	case http.StatusNotFound:
+		p, _ := parsePath(r.URL.EscapedPath()) // it was parsed before
+		switch p.Kind {
+		case oci.KindManifest:
+			return oci.CodeManifestUnknown
+		case oci.KindBlob:
+			return oci.CodeBlobUnknown
+		}
 		return oci.CodeNameUnknown
 	case http.StatusTooManyRequests:
 		return oci.CodeTooManyRequests

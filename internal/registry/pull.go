@@ -74,7 +74,7 @@ func (h *Handler) give(w http.ResponseWriter, r *http.Request, p oci.Path, conte
 	}
 	spans, err := ranges(r, desc.Digest, size)
 	if err != nil {
-		header.Set("Content-Range", "bytes */"+strconv.FormatInt(size, 10))
+		header.Set("Content-Range", unsatisfied(size))
 		return err
 	}
 	switch len(spans) {

@@ -18,6 +18,9 @@ func (s span) contentRange(size int64) string {
 	return fmt.Sprintf("bytes %d-%d/%d", s.start, s.end-1, size)
 }
 
+// unsatisfied is the value of the Content-Range header of a 416.
+func unsatisfied(size int64) string { return "bytes */" + strconv.FormatInt(size, 10) }
+
 // maxSpans bounds the parts of one answer. Podman asks for up to 1024 at a time; each costs us a chunk to check, however
 // little of it is wanted.
 const maxSpans = 2048
