@@ -161,6 +161,7 @@ type answer struct {
 	status int
 	header http.Header
 	proto  int
+	last   bool // it says that the connection ends with it
 	body   []byte
 	cut    error // what ended the body before its time
 }
@@ -245,6 +246,8 @@ type wire struct {
 	*bufio.Reader
 }
 
+func newWire(conn net.Conn) wire { return wire{conn, bufio.NewReader(conn)} }
+
 func (w wire) Read(p []byte) (int, error) { return w.Reader.Read(p) }
 
 // dial opens a bare connection to the clients' listener.
@@ -256,7 +259,7 @@ func (h *house) dial() wire {
 	}
 	h.t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	return wire{conn, bufio.NewReader(conn)}
+	return newWire(conn)
 }
 
 // connect asks for a connection to authority and returns it with the answer, whose body has been read if there is one.
