@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,26 +11,45 @@ import (
 type progressBody struct {
 	io.ReadCloser
 	timeout time.Duration
-	ctx     context.Context // the request's, cancelled by stalled and Close
+	ctx     context.Context // the request's, cancelled by late and Close
 	cancel  context.CancelCauseFunc
-	stalled *time.Timer
+	slot    *slot // of the host; nil if it holds none
+	timer   *time.Timer
+	made    time.Time
+	reading atomic.Int64 // since when, from made on; 0 between two reads
 	// fail turns an error of the body into the caller's, and received is told how many bytes came; both may be nil.
 	fail     func(error) error
 	received func(int)
 }
 
-// watchBody wraps body, which belongs to a request made with ctx; cancel ends that request.
-func watchBody(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration) *progressBody {
-	b := &progressBody{ReadCloser: body, timeout: timeout, ctx: ctx, cancel: cancel}
-	b.stalled = time.AfterFunc(timeout, func() { cancel(errStalled) })
-	b.stalled.Stop()
+// watchBody wraps body, which belongs to a request made with ctx; cancel ends that request. The slot, which may be nil,
+// is left when the body is closed, and given to others while nobody reads.
+func watchBody(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration, s *slot) *progressBody {
+	b := &progressBody{ReadCloser: body, timeout: timeout, ctx: ctx, cancel: cancel, slot: s, made: time.Now()}
+	b.timer = time.AfterFunc(lend, b.late)
 	return b
 }
 
+// late is the timer's: a read that takes too long fails, and a reader that takes long gives its slot to others. It may
+// come too late itself, when what it waited for has just happened.
+func (b *progressBody) late() {
+	switch since := b.reading.Load(); {
+	case since == 0 && b.slot != nil:
+		b.slot.rest()
+	case since != 0 && time.Since(b.made)-time.Duration(since) >= b.timeout:
+		b.cancel(errStalled)
+	}
+}
+
 func (b *progressBody) Read(p []byte) (int, error) {
-	b.stalled.Reset(b.timeout)
+	b.reading.Store(int64(max(time.Since(b.made), 1)))
+	b.timer.Reset(b.timeout)
+	if b.slot != nil {
+		b.slot.resume()
+	}
 	n, err := b.ReadCloser.Read(p)
-	b.stalled.Stop()
+	b.reading.Store(0)
+	b.timer.Reset(lend)
 	if b.received != nil && n > 0 {
 		b.received(n)
 	}
@@ -50,8 +70,11 @@ func (b *progressBody) Read(p []byte) (int, error) {
 }
 
 func (b *progressBody) Close() error {
-	b.stalled.Stop()
+	b.timer.Stop()
 	err := b.ReadCloser.Close()
 	b.cancel(context.Canceled)
+	if b.slot != nil {
+		b.slot.leave()
+	}
 	return err
 }

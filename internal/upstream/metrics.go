@@ -16,6 +16,8 @@ type metrics struct {
 	registry func(oci.Registry) string
 	requests *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
+	retries  *prometheus.CounterVec
+	waits    *prometheus.CounterVec
 
 	// children holds the counters of each label set, resolved once.
 	children sync.Map // metricKey → prometheus.Counter
@@ -35,12 +37,20 @@ func newMetrics(cfg Config) *metrics {
 			Name: "upstream_received_bytes_total",
 			Help: "Bytes of bodies received from registries and what they redirect to.",
 		}, []string{"registry"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "upstream_retries_total",
+			Help: "Requests to registries that were made again: the connection broke, or what a registry had redirected to had expired.",
+		}, []string{"registry"}),
+		waits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "upstream_waits_total",
+			Help: "Requests to registries that waited because their host is asked as much as it may be.",
+		}, []string{"registry"}),
 	}
 	if m.registry == nil {
 		m.registry = func(oci.Registry) string { return "other" }
 	}
 	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(m.requests, m.bytes)
+		cfg.Registerer.MustRegister(m.requests, m.bytes, m.retries, m.waits)
 	}
 	return m
 }
@@ -53,6 +63,9 @@ func (m *metrics) asked(reg oci.Registry, kind string, status int) {
 	}
 	m.child(metricKey{m.registry(reg), kind, class}).Inc()
 }
+
+func (m *metrics) retried(reg oci.Registry) { m.retries.WithLabelValues(m.registry(reg)).Inc() }
+func (m *metrics) waited(reg oci.Registry)  { m.waits.WithLabelValues(m.registry(reg)).Inc() }
 
 // received returns what counts the bytes of a registry's bodies.
 func (m *metrics) received(reg oci.Registry) func(int) {

@@ -23,6 +23,12 @@ func isRedirect(resp *http.Response) bool {
 	return false
 }
 
+// expired reports whether resp is how a store of blobs refuses a signature that is not valid any more: 403, and 400 by
+// S3 and Google at times.
+func expired(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusBadRequest
+}
+
 // redirectTarget resolves the Location that was answered to a request to from (RFC 3986, section 5). An absolute one is
 // kept byte for byte: it may be signed. Its errors quote nothing of it.
 func redirectTarget(from *url.URL, location string) (*url.URL, error) {

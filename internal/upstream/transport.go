@@ -199,7 +199,7 @@ func (p passThrough) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = &connBody{conn, cancel}
 		return resp, nil
 	}
-	resp.Body = watchBody(ctx, cancel, resp.Body, p.t.cfg.ReadTimeout)
+	resp.Body = watchBody(ctx, cancel, resp.Body, p.t.cfg.ReadTimeout, nil)
 	return resp, nil
 }
 

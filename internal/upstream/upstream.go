@@ -47,6 +47,9 @@ type Config struct {
 	SendTimeout time.Duration
 	// HandshakeTimeout bounds a TLS handshake; 0 means 10 s.
 	HandshakeTimeout time.Duration
+	// Limits bounds what a host is asked at once; nil means the defaults. Requests that pass through [Client.Transport],
+	// and those for tokens, are not counted.
+	Limits func(host string) Limits
 	// ForceHTTP11 never speaks HTTP/2, not even to a registry that insists (FORCE_UPSTREAM_HTTP_1_1).
 	ForceHTTP11 bool
 	// Registries bounds the registry label of metrics: the registry itself, or "other". Nil means always "other".
@@ -62,6 +65,7 @@ type Client struct {
 	cfg        Config
 	auth       *auth.Authorizer
 	transports *transports
+	hosts      *hosts
 	metrics    *metrics
 }
 
@@ -78,7 +82,7 @@ func New(cfg Config) *Client {
 			*d.to = d.value
 		}
 	}
-	c := &Client{cfg: cfg, transports: newTransports(cfg), metrics: newMetrics(cfg)}
+	c := &Client{cfg: cfg, transports: newTransports(cfg), hosts: newHosts(cfg.Limits), metrics: newMetrics(cfg)}
 	c.auth = auth.New(auth.Config{
 		Logins:     cfg.Logins,
 		Entries:    cfg.Entries,
@@ -155,28 +159,41 @@ func (c *Client) learn(ctx context.Context, req *Request, sent secret.String, re
 }
 
 // follow asks at u, and wherever that redirects to. home reports whether the answer comes from the origin of u, by no
-// other way: once a chain has left it, nothing secret is sent again, even where the chain returns.
+// other way: once a chain has left it, nothing secret is sent again, even where the chain returns. Where the chain ends
+// at a signed address that is not valid any more, it is followed from its beginning once more.
 func (c *Client) follow(ctx context.Context, req *Request, u *url.URL, authorization secret.String) (resp *http.Response, home bool, err error) {
+	resp, home, hops, err := c.chase(ctx, req, u, authorization)
+	if err != nil || hops == 0 || !expired(resp) || !c.hosts.retry(u) {
+		return resp, home, err
+	}
+	discard(resp)
+	c.metrics.retried(req.Registry)
+	resp, home, _, err = c.chase(ctx, req, u, authorization)
+	return resp, home, err
+}
+
+// chase is follow for one chain. It reports how many redirects there were, too.
+func (c *Client) chase(ctx context.Context, req *Request, u *url.URL, authorization secret.String) (resp *http.Response, home bool, hops int, err error) {
 	start := origin(u)
 	home = true
-	for hop := 0; ; hop++ {
+	for ; ; hops++ {
 		resp, err = c.ask(ctx, req, u, home, authorization)
 		if err == nil && !home && resp.StatusCode == http.StatusUnauthorized {
 			resp, err = c.visit(ctx, req, u, resp)
 		}
 		if err != nil {
-			return nil, home, c.failure(ctx, req, u, err)
+			return nil, home, hops, c.failure(ctx, req, u, err)
 		}
 		if req.NoFollow || !req.repeatable() || !isRedirect(resp) {
-			return resp, home, nil
+			return resp, home, hops, nil
 		}
 		discard(resp)
 		next, err := redirectTarget(u, resp.Header.Get("Location"))
-		if err == nil && hop == maxRedirects {
+		if err == nil && hops == maxRedirects {
 			err = safeError("redirects too often")
 		}
 		if err != nil {
-			return nil, home, c.failure(ctx, req, u, err)
+			return nil, home, hops, c.failure(ctx, req, u, err)
 		}
 		if origin(next) != start {
 			home, authorization = false, secret.String{}
@@ -201,20 +218,43 @@ func (c *Client) visit(ctx context.Context, req *Request, u *url.URL, resp *http
 	return c.ask(ctx, req, u, false, header)
 }
 
-// ask makes one hop, again where the connection breaks before an answer.
+// ask makes one hop, again where the connection breaks before an answer or a gateway has none.
 func (c *Client) ask(ctx context.Context, req *Request, u *url.URL, home bool, authorization secret.String) (*http.Response, error) {
+	c.hosts.ask(u)
 	for attempt := 0; ; attempt++ {
 		resp, err := c.once(ctx, req, u, home, authorization)
-		if err == nil || attempt == maxRetries || !req.repeatable() || !transient(err) || ctx.Err() != nil {
+		again := err != nil && transient(err) || err == nil && flapping(resp)
+		if !again || attempt == maxRetries || !req.repeatable() || ctx.Err() != nil || !c.hosts.retry(u) {
 			return resp, err
 		}
+		if resp != nil {
+			discard(resp)
+		}
+		c.metrics.retried(req.Registry)
 		if err := pause(ctx, attempt); err != nil {
 			return nil, err
 		}
 	}
 }
 
+// once makes one request, when it is its turn.
 func (c *Client) once(ctx context.Context, req *Request, u *url.URL, home bool, authorization secret.String) (*http.Response, error) {
+	slot, waited, err := c.hosts.enter(ctx, u)
+	if waited {
+		c.metrics.waited(req.Registry)
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.send(ctx, req, u, home, authorization, slot)
+	if err != nil {
+		slot.leave()
+	}
+	return resp, err
+}
+
+// send makes one request. Its response's body leaves the slot.
+func (c *Client) send(ctx context.Context, req *Request, u *url.URL, home bool, authorization secret.String, slot *slot) (*http.Response, error) {
 	within, cancel := context.WithCancelCause(ctx)
 	httpReq, err := req.httpRequest(within, u, home, authorization)
 	if err != nil {
@@ -228,7 +268,7 @@ func (c *Client) once(ctx context.Context, req *Request, u *url.URL, home bool, 
 		return nil, err
 	}
 	c.metrics.asked(req.Registry, kindOf(req.Method), resp.StatusCode)
-	body := watchBody(within, cancel, resp.Body, c.cfg.ReadTimeout)
+	body := watchBody(within, cancel, resp.Body, c.cfg.ReadTimeout, slot)
 	body.received = c.metrics.received(req.Registry)
 	body.fail = func(err error) error { return c.failure(ctx, req, u, err) }
 	resp.Body = body
