@@ -5,7 +5,7 @@ GO = go
 BIN = bin
 FUZZTIME = 30s
 
-.PHONY: run build test test-long test-packages bench fmt check-fmt vet clean
+.PHONY: run build image test test-long test-packages bench fmt check-fmt vet clean
 
 # Builds the proxy and starts it on :3128 with its defaults, or with the settings in the environment.
 run: build
@@ -13,6 +13,10 @@ run: build
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/container-registry-proxy ./cmd/container-registry-proxy
+
+# The container images for amd64 and arm64, made of this source and this machine's root certificates, without an engine.
+image:
+	$(GO) run ./deploy/image -o $(BIN)
 
 # Everything: formatting, vet, all tests with the race detector, and real clients against the program as it is built.
 test: check-fmt vet test-packages
@@ -36,10 +40,10 @@ bench:
 	$(GO) run ./bench $(BENCHFLAGS)
 
 fmt:
-	gofmt -l -w cmd internal test
+	gofmt -l -w cmd deploy internal test
 
 check-fmt:
-	@unformatted=$$(gofmt -l cmd internal test) && test -z "$$unformatted" || \
+	@unformatted=$$(gofmt -l cmd deploy internal test) && test -z "$$unformatted" || \
 	{ echo "make fmt would change: $$unformatted"; exit 1; }
 
 vet:

@@ -26,9 +26,10 @@ func layers() [][]string {
 	}
 }
 
-// forTests reports whether a package is for tests alone.
+// forTests reports whether a package is for tests alone, or for making packages of the program: it is no part of it.
 func forTests(dir string) bool {
-	return dir == "test" || strings.HasPrefix(dir, "test/") || dir == "bench" || strings.HasPrefix(dir, "bench/") ||
+	top, _, _ := strings.Cut(dir, "/")
+	return slices.Contains([]string{"test", "bench", "deploy"}, top) ||
 		slices.Contains([]string{"internal/registrytest", "internal/store/storetest", "internal/archtest"}, dir)
 }
 
