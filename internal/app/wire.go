@@ -116,7 +116,7 @@ func (a *App) wire() (*parts, error) {
 			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, Log: log.With("component", "registry"),
 		}),
 		Local:     setup.Handler(setup.Config{CertificatePEM: authority.CertificatePEM(), Healthy: a.healthy}),
-		Authority: authority, Dialer: tunnels, Upstream: client.Transport(),
+		Authority: authority, Dialer: tunnels, Upstream: client.Transport(), ClientToken: client.Auth().ClientToken,
 		DefaultRegistry: cfg.DefaultRegistry, MirrorAll: cfg.MirrorAll, ServerTLS: toOurselves,
 		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),
 		AccessLog: records, Log: log.With("component", "proxy"), Registerer: prefixed,

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"path"
@@ -50,8 +51,25 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, reg oci.Registry, 
 		return
 	}
 	rec := accesslog.From(r.Context())
-	rec.Kind, rec.Registry = accesslog.KindRest, string(reg)
+	rec.Registry = string(reg)
+	if p.cfg.ClientToken != nil {
+		if resp := p.cfg.ClientToken(r.Context(), reg, r); resp != nil {
+			rec.Kind = accesslog.KindToken
+			giveToken(w, resp)
+			return
+		}
+	}
+	rec.Kind = accesslog.KindRest
 	p.pass(w, r, t)
+}
+
+// giveToken answers a client's token request. Nobody in between may keep the answer.
+func giveToken(w http.ResponseWriter, resp *http.Response) {
+	defer resp.Body.Close()
+	w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, resp.Body) // the client may have left; there is nothing more to say
 }
 
 // ours reports whether a path is of the registry API, in whatever spelling: one that a server might read as /v2/ must

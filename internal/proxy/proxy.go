@@ -57,6 +57,9 @@ type Config struct {
 	Dialer    Dialer
 	// Upstream carries what is passed through: no credentials, no redirects, vetted addresses.
 	Upstream http.RoundTripper
+	// ClientToken answers a client's token request to an intercepted host with the operator's login, or returns nil where
+	// it is to be passed on as it came. Nil means that all are.
+	ClientToken func(ctx context.Context, host oci.Registry, r *http.Request) *http.Response
 	// HTTP2 offers HTTP/2 on intercepted connections.
 	HTTP2      bool
 	Timeouts   Timeouts

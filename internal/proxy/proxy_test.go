@@ -486,3 +486,23 @@ func TestHandshakeFailureIsRecorded(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// A client's token request is answered with the operator's login where there is one, and passes otherwise.
+func TestTokenForClient(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, echo, func(cfg *proxy.Config) {
+		cfg.ClientToken = func(_ context.Context, host oci.Registry, r *http.Request) *http.Response {
+			if host != registryHost || r.URL.Path != "/token" {
+				return nil
+			}
+			return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader("{}"))}
+		}
+	})
+	c := h.client()
+	if status, got := h.ask(c, "GET", "https://registry.test/token?scope=x", nil, nil); status != 200 || got != "{}" || len(h.asked()) != 0 {
+		t.Errorf("token request: %d %q, and the origin was asked %d times; want our answer alone", status, got, len(h.asked()))
+	}
+	if status, got := h.ask(c, "GET", "https://registry.test/other", nil, nil); status != 200 || got != "origin GET /other " {
+		t.Errorf("another request: %d %q, want the origin's answer", status, got)
+	}
+}
