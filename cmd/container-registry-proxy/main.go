@@ -16,6 +16,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"container-registry-proxy/internal/config"
 )
 
 const (
@@ -44,7 +46,8 @@ func run(ctx context.Context, p process) int {
 		fmt.Fprintln(p.stderr, "container-registry-proxy:", strings.TrimSuffix(line, "\n"))
 	}
 	var usage *usageError
-	if errors.As(err, &usage) {
+	var settings *config.Error
+	if errors.As(err, &usage) || errors.As(err, &settings) {
 		return exitUsage
 	}
 	return exitFailure

@@ -4,12 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,6 +94,63 @@ func TestEveryLineOfAnErrorIsALine(t *testing.T) {
 		if lines != 1 {
 			t.Errorf("%d lines name %s, want 1: %s", lines, name, stderr)
 		}
+	}
+}
+
+// What a newcomer reads first is all that is needed: where it is, whom to trust, and a line to paste for each client.
+func TestServeGreets(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	out, stdout := io.Pipe()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	code := make(chan int, 1)
+	var log bytes.Buffer
+	go func() {
+		code <- run(ctx, process{args: []string{"serve"}, environ: []string{"LISTEN=:0", "ADMIN_LISTEN=127.0.0.1:0", "HOME=" + dir}, stdout: stdout, stderr: &log})
+		_ = stdout.Close()
+	}()
+	var greeting string
+	lines := bufio.NewScanner(out)
+	for !strings.Contains(greeting, "Pull twice") && lines.Scan() {
+		greeting += lines.Text() + "\n"
+	}
+	address := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(greeting)
+	if address == "" {
+		t.Fatalf("the greeting has no address that a client of this machine can use:\n%s", greeting)
+	}
+	resp, err := http.Get(address + "/ca.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	served, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(served)
+	if block == nil {
+		t.Fatalf("%s/ca.crt is %q", address, served)
+	}
+	file := filepath.Join(dir, ".local/share/container-registry-proxy/ca/ca.crt")
+	if kept, err := os.ReadFile(file); err != nil || !bytes.Equal(kept, served) {
+		t.Errorf("%s is not the certificate that is served: %v", file, err)
+	}
+	for what, want := range map[string]string{
+		"the authority's file":        "CA     " + file + "\n",
+		"the authority's fingerprint": "SHA-256 " + strings.ReplaceAll(fmt.Sprintf("% X", sha256.Sum256(block.Bytes)), " ", ":") + "\n",
+		"the cache's directory":       filepath.Join(dir, ".cache/container-registry-proxy") + ", 32g at most\n",
+		"a line for dockerd":          "\n  dockerd     curl -fsS " + address + "/setup/systemd | sudo bash\n",
+		"a line for containerd":       "\n  containerd  curl -fsS " + address + "/setup/systemd | sudo bash\n",
+		"a line for podman":           "\n  podman      curl -fsS " + address + "/ca.crt -o ca.crt && HTTPS_PROXY=" + address + " ",
+	} {
+		if !strings.Contains(greeting, want) {
+			t.Errorf("the greeting lacks %s (%q):\n%s", what, want, greeting)
+		}
+	}
+	stop()
+	if got := <-code; got != 0 {
+		t.Errorf("exit %d after the signal, want 0: %s", got, &log)
 	}
 }
 

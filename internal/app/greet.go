@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -41,15 +40,13 @@ Pull twice and watch the log: first "outcome":"miss", then "outcome":"hit".
 `, proxy)
 }
 
-// clientAddress is host:port as a client would write it.
+// clientAddress is host:port as a client of this machine would write it. This machine's name is no better: in a
+// container nobody else knows it.
 func (a *App) clientAddress() string {
 	addr := a.front.Addr().(*net.TCPAddr)
 	host := addr.IP.String()
 	if addr.IP.IsUnspecified() {
 		host = "127.0.0.1"
-		if name, err := os.Hostname(); err == nil {
-			host = name
-		}
 	}
 	return net.JoinHostPort(host, strconv.Itoa(addr.Port))
 }
