@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -186,6 +187,26 @@ func (l *loader) files() {
 			l.refuse(v.label, fmt.Errorf("%s: %s: want the path of a PEM file that is there", show(v.text), cause(err)))
 		case info.IsDir():
 			l.refuse(v.label, fmt.Errorf("%s is a directory: want the path of a PEM file", show(v.text)))
+		case v != key && v != ownKey && !l.mayHoldCertificate(v.text):
+			l.refuse(v.label, fmt.Errorf("%s holds no certificate: want a PEM file with -----BEGIN CERTIFICATE----- in it", show(v.text)))
+		}
+	}
+}
+
+// mayHoldCertificate reports whether the file has a certificate in it, or cannot be read: a health check, for one, need not be
+// allowed to.
+func (l *loader) mayHoldCertificate(path string) bool {
+	rest, err := l.sys.readFile(path)
+	if err != nil {
+		return true
+	}
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return false
+		}
+		if block.Type == "CERTIFICATE" {
+			return true
 		}
 	}
 }

@@ -41,6 +41,7 @@ func (m machine) system() system {
 
 var (
 	aFile      = &fstest.MapFile{Data: []byte("x")}
+	aPEMFile   = &fstest.MapFile{Data: []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")}
 	aDirectory = &fstest.MapFile{Mode: fs.ModeDir | 0o755}
 )
 
@@ -112,7 +113,7 @@ func TestNothingSetIsTheOriginalsDefaults(t *testing.T) {
 
 func TestEverySettingReachesItsField(t *testing.T) {
 	t.Parallel()
-	m := machine{"pem/ca.crt": aFile, "pem/ca.key": aFile, "pem/extra.pem": aFile}
+	m := machine{"pem/ca.crt": aPEMFile, "pem/ca.key": aFile, "pem/extra.pem": aPEMFile}
 	for _, tt := range []struct {
 		name, value string
 		got         func(*Config) any
@@ -182,7 +183,7 @@ func TestEverySettingReachesItsField(t *testing.T) {
 				return
 			}
 			inFile := yamlFileOf(strings.ToLower(tt.name) + ": '" + tt.value + "'\n")
-			inFile["pem/extra.pem"] = aFile
+			inFile["pem/extra.pem"] = aPEMFile
 			if got := tt.got(mustLoad(t, inFile)); got != tt.want {
 				t.Errorf("%s: %q in the file gives %v, want %v", strings.ToLower(tt.name), tt.value, got, tt.want)
 			}
@@ -192,7 +193,7 @@ func TestEverySettingReachesItsField(t *testing.T) {
 
 func TestBadValuesAreNamedWithARightOne(t *testing.T) {
 	t.Parallel()
-	m := machine{"a/file": aFile, "a/directory": aDirectory}
+	m := machine{"a/file": aFile, "a/pem": aPEMFile, "a/directory": aDirectory}
 	for _, tt := range []struct{ name, value, wrong, right string }{
 		{"LISTEN", "3128", "port alone", ":3128"},
 		{"LISTEN", "localhost", "no address", ":3128"},
@@ -204,14 +205,15 @@ func TestBadValuesAreNamedWithARightOne(t *testing.T) {
 		{"CACHE_DIRECTORY", "/", "root of the file system", "/var/lib/"},
 		{"CACHE_DIRECTORY", "/a/file", "not a directory", "need not exist"},
 		{"CA_DIRECTORY", "/a/file", "not a directory", "need not exist"},
-		{"CA_CRT_FILE", "/a/file", "CA_KEY_FILE", "/run/secrets/ca.key"},
+		{"CA_CRT_FILE", "/a/pem", "CA_KEY_FILE", "/run/secrets/ca.key"},
 		{"CA_KEY_FILE", "/a/file", "CA_CRT_FILE", "/run/secrets/ca.crt"},
-		{"TLS_CRT_FILE", "/a/file", "TLS_KEY_FILE", "/run/secrets/tls.key"},
+		{"TLS_CRT_FILE", "/a/pem", "TLS_KEY_FILE", "/run/secrets/tls.key"},
 		{"TLS_KEY_FILE", "/a/file", "TLS_CRT_FILE", "/run/secrets/tls.crt"},
 		{"RUN_AS", "root", "root", "65532:65532"},
 		{"RUN_AS", "0:0", "0:0", "65532:65532"},
 		{"TLS_NAMES", "proxy.test:3128", "proxy.test:3128", "proxy.example.com"},
 		{"DEFAULT_REGISTRY", "docker.io/library", "docker.io/library", "such as docker.io"},
+		{"UPSTREAM_CA_FILE", "/a/file", "/a/file holds no certificate", "BEGIN CERTIFICATE"},
 		{"UPSTREAM_CA_FILE", "/missing", "/missing: file does not exist", "PEM file"},
 		{"UPSTREAM_CA_FILE", "/a/directory", "is a directory", "PEM file"},
 		{"REGISTRIES", "quay.io https://ghcr.io/", "https://ghcr.io/", "such as ghcr.io"},
@@ -365,7 +367,7 @@ func TestNetworks(t *testing.T) {
 
 func TestAuthorityOfTheOperators(t *testing.T) {
 	t.Parallel()
-	m := machine{"pem/ca.crt": aFile, "pem/ca.key": aFile, "ca": aDirectory}
+	m := machine{"pem/ca.crt": aPEMFile, "pem/ca.key": aFile, "ca": aDirectory}
 	cfg := mustLoad(t, m, "CA_CRT_FILE=/pem/ca.crt", "CA_KEY_FILE=/pem/ca.key")
 	if cfg.CACertFile != "/pem/ca.crt" || cfg.CAKeyFile != "/pem/ca.key" {
 		t.Errorf("files %q and %q, want those that were set", cfg.CACertFile, cfg.CAKeyFile)
