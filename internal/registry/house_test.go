@@ -175,6 +175,18 @@ func (h *house) again() *house {
 	return next
 }
 
+// forgetful is the same proxy after a restart without its database: the blobs are there, and nobody knows whose they are.
+func (h *house) forgetful() *house {
+	h.t.Helper()
+	h.stop()
+	if err := os.Remove(filepath.Join(h.dir, "metadata.db")); err != nil {
+		h.t.Fatal(err)
+	}
+	next := h.again()
+	eventually(h.t, "the blobs are found", func() bool { return next.store.Usage().Blobs > 0 })
+	return next
+}
+
 func (h *house) now() time.Time { return time.Now().Add(time.Duration(h.moved.Load())) }
 
 // pass lets time pass, for all that asks the proxy's clock.
