@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -231,6 +233,32 @@ func TestHelperThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, func() bool { return !running(strings.TrimSpace(string(child))) })
+}
+
+// A helper may leave something behind that keeps its output open, an agent for one.
+func TestHelperThatLeavesSomethingBehind(t *testing.T) {
+	t.Parallel()
+	h := newHelpers(t)
+	h.add("agent", "sleep 600 & echo $! >"+h.dir+"/child; "+gives)
+	l, _ := open(t, credential.Config{Environ: h.environ(), HelperTimeout: 20 * time.Second, Entries: []credential.Entry{{Host: "a.test", Helper: "agent"}}})
+	got := show(t, l, "a.test", "x")
+	child, err := os.ReadFile(h.dir + "/child")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(child)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !running(strconv.Itoa(pid)) {
+		t.Error("what it left was ended with it")
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if got != "password AWS:"+canary {
+		t.Errorf("%s, want the login", got)
+	}
 }
 
 // running reports whether there is such a process that has not ended.

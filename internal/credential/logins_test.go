@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"container-registry-proxy/internal/credential"
 	"container-registry-proxy/internal/oci"
@@ -208,6 +209,27 @@ func TestSecretFilesAreReadAgain(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "there again") {
 		t.Errorf("the end of a failure is not logged:\n%s", log)
+	}
+}
+
+// A file system's clock may stand still between two changes.
+func TestAChangeWithoutATraceIsNoticed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "password")
+	now := time.Now()
+	same := func(content string) {
+		t.Helper()
+		write(t, path, content)
+		if err := os.Chtimes(path, now, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same("one")
+	l, _ := open(t, credential.Config{Entries: []credential.Entry{{Host: "a.test", Username: "u", PasswordFile: path}}})
+	same("two")
+	l.Reload()
+	if got := show(t, l, "a.test", "x"); got != "password u:two" {
+		t.Errorf("%s, want two", got)
 	}
 }
 

@@ -403,6 +403,30 @@ func TestLoginsOfAHelperExpire(t *testing.T) {
 	}
 }
 
+// A login that was replaced before the registry is first asked is found out about within the same pull.
+func TestLoginReplacedBeforeTheFirstPull(t *testing.T) {
+	t.Parallel()
+	for _, outdated := range []int{0, 403} { // htpasswd answers 401
+		product := find(t, "ECR")
+		product.Config.Tokens.OutdatedPassword = outdated
+		d := start(t, product)
+		path := filepath.Join(t.TempDir(), "password")
+		write := func(password string) {
+			t.Helper()
+			d.SetPassword("AWS", password)
+			if err := os.WriteFile(path, []byte(password), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(canary + "1")
+		c, log := clientIn(t, d.World, credential.Config{Entries: []credential.Entry{{Host: d.Host(), Username: "AWS", PasswordFile: path}}}, d.trusts)
+		write(canary + "2")
+		if status := d.manifest(t, c, "private/app", auth.Central); status != 200 {
+			t.Errorf("outdated passwords get %d: %d, want 200\n%s", outdated, status, log)
+		}
+	}
+}
+
 // Several teams share a registry, each with its own login.
 func TestEachRepositoryHasItsLogin(t *testing.T) {
 	t.Parallel()

@@ -43,11 +43,9 @@ func (a *Authorizer) ClientToken(ctx context.Context, host oci.Registry, r *http
 	}
 	q := question{registry: request.registry, as: Central}
 	for _, repository := range pulls(query["scope"]) {
-		if q.scope = PullScope(repository); a.Refused(ctx, q.registry, repository) {
-			return nil
-		}
+		q.scope = PullScope(repository)
 		login, err := a.loginAt(ctx, q, request.realm)
-		if err != nil || request.login != nil && !login.Same(*request.login) {
+		if a.usable(ctx, q, login, err) != nil || request.login != nil && !login.Same(*request.login) {
 			continue // a token is of one login
 		}
 		request.login = &login.Login

@@ -10,6 +10,7 @@ import (
 
 	"container-registry-proxy/internal/credential"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream/auth"
 )
 
@@ -143,6 +144,27 @@ func TestClientTokenForSeveralRepositories(t *testing.T) {
 		t.Fatal("no token")
 	}
 	if got := s.requests()[1].URL.Query()["scope"]; strings.Join(got, " ") != "repository:a/b:pull repository:a/c:pull" {
+		t.Errorf("asked for %q", got)
+	}
+}
+
+// What the login is refused for is left away too, and a login that rests is not shown.
+func TestClientTokenForARefusedRepository(t *testing.T) {
+	t.Parallel()
+	s := &service{}
+	a := auth.New(auth.Config{Transport: s, Logins: &book{logins: map[string]credential.Login{string(reg): password("u")}}})
+	sent, err := ask(t, a, reg, auth.Central, bearer("https://reg.example.com/token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Learn(t.Context(), reg, auth.PullScope("denied/app"), auth.Central, secret.New(sent), 403)
+	if clientAsks(t, a, "GET", "https://reg.example.com/token?service=svc&scope=repository:denied/app:pull") != nil || len(s.requests()) != 1 {
+		t.Error("a token was asked for with a login that rests")
+	}
+	if clientAsks(t, a, "GET", "https://reg.example.com/token?service=svc&scope=repository:good/app:pull&scope=repository:denied/app:pull") == nil {
+		t.Fatal("no token")
+	}
+	if got := s.requests()[1].URL.Query()["scope"]; strings.Join(got, " ") != "repository:good/app:pull" {
 		t.Errorf("asked for %q", got)
 	}
 }
