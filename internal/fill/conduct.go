@@ -42,6 +42,7 @@ type opening struct {
 	*Delivery
 	src   Source
 	asked store.Extent
+	stale bool // what an earlier fill has left does not go with it
 }
 
 // conduct returns when the blob is whole, nobody wants more of it, or it cannot be had. All workers have ended then.
@@ -216,9 +217,14 @@ func (f *Fills) firstDelivery(x *fill) (*waiter, *opening, error) {
 			return w, nil, nil
 		}
 		delivery, err := f.ask(x, w.src, asked)
+		stale := err != nil && permanent(err) && asked != w.want
+		if stale { // it may refuse the rest alone, because there is none: the size was a wrong one
+			asked = w.want
+			delivery, err = f.ask(x, w.src, asked)
+		}
 		switch {
 		case err == nil:
-			return w, &opening{delivery, w.src, asked}, nil
+			return w, &opening{delivery, w.src, asked, stale}, nil
 		case err == errAbandoned:
 			return nil, nil, err
 		case f.ctx.Err() != nil:

@@ -317,10 +317,11 @@ func read(ctx context.Context, f *Fills, d oci.Digest, src Source, start, end in
 	return drain(r.Range(start, end), r.Size())
 }
 
-// drain is io.ReadAll for what is at most that large.
+// drain is io.ReadAll for what is likely to be that large.
 func drain(r io.Reader, size int64) ([]byte, error) {
 	b := make([]byte, 0, max(size, 1<<20)+1)
 	for {
+		b = slices.Grow(b, 1)
 		n, err := r.Read(b[len(b):min(len(b)+32<<10, cap(b))])
 		b = b[:len(b)+n]
 		if err == io.EOF {

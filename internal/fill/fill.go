@@ -96,13 +96,19 @@ type Fills struct {
 	end     context.CancelCauseFunc
 	wg      sync.WaitGroup
 
-	mu       sync.Mutex // guards the fields that follow; taken before fill.mu, never held across I/O
-	active   map[oci.Digest]*fill
-	mistaken map[oci.Digest]bool // whose last fill was not what its name says
+	mu     sync.Mutex // guards the fields that follow; taken before fill.mu, never held across I/O
+	active map[oci.Digest]*fill
+	undone map[oci.Digest]undone // what became of the last fill, where that was not a blob
 }
 
-// maxMistaken bounds the digests that are remembered for having been something else.
-const maxMistaken = 1024
+// undone is a fill that has ended without a blob.
+type undone struct {
+	mistaken bool  // it was not what its name says
+	size     int64 // of the blob, of which something may be staged; -1 if that is not known
+}
+
+// maxUndone bounds the digests that are remembered so.
+const maxUndone = 1024
 
 // ErrDraining is why a fill ends when the process does.
 var ErrDraining = errors.New("the proxy is shutting down")
@@ -129,7 +135,7 @@ func New(cfg Config) *Fills {
 	f := &Fills{
 		cfg: cfg, metrics: newMetrics(cfg.Registerer), spare: make(chan struct{}, cfg.SpareConnections),
 		again:  rate.NewLimiter(rate.Every(time.Second), 32),
-		active: map[oci.Digest]*fill{}, mistaken: map[oci.Digest]bool{},
+		active: map[oci.Digest]*fill{}, undone: map[oci.Digest]undone{},
 	}
 	f.ctx, f.end = context.WithCancelCause(context.Background())
 	return f

@@ -51,14 +51,17 @@ func (f *Fills) make(x *fill) (result, error) {
 		return found, nil
 	}
 	f.metrics.started.Inc()
-	f.restarted(x.digest)
-	b, first, err := f.begin(x)
+	last := f.recall(x.digest)
+	if last.mistaken {
+		f.metrics.restarts.Inc()
+	}
+	b, first, err := f.begin(x, last.size)
 	if err != nil {
 		return resultOf(err), err
 	}
 	proof, err := f.download(x, first)
 	if err != nil {
-		f.remember(x.digest, err)
+		f.remember(x.digest, undone{resultOf(err) == mismatch, x.total()})
 		return resultOf(err), err
 	}
 	sole := x.verify()
@@ -72,11 +75,11 @@ func (f *Fills) make(x *fill) (result, error) {
 	return committed, nil
 }
 
-// begin asks for the first bytes and opens the stage for them, or the other way round where the store says that it has
-// some of the blob.
-func (f *Fills) begin(x *fill) (b beginning, first *opening, err error) {
+// begin asks for the first bytes and opens the stage for them, or the other way round where an earlier fill, of a blob of
+// that size, may have left some.
+func (f *Fills) begin(x *fill, size int64) (b beginning, first *opening, err error) {
 	var stage store.Stage
-	if size, ok := f.leftover(x.digest); ok {
+	if size >= 0 {
 		if stage, err = f.cfg.Store.Stage(x.digest, size); err != nil {
 			return b, nil, err
 		}
@@ -89,8 +92,7 @@ func (f *Fills) begin(x *fill) (b beginning, first *opening, err error) {
 	case err != nil:
 		return b, nil, err
 	}
-	size := x.total()
-	if stage != nil && first != nil && first.Size >= 0 && first.Size != size { // what there is, is of no use
+	if stage != nil && first != nil && (first.stale || first.Size >= 0 && first.Size != size) {
 		if err := stage.Discard(); err != nil {
 			f.cfg.Log.Warn("discard staged bytes", "digest", x.digest, "err", err)
 		}
@@ -106,16 +108,6 @@ func (f *Fills) begin(x *fill) (b beginning, first *opening, err error) {
 	b = beginning{file: stage, size: size, have: stage.Staged(), leader: leader}
 	x.begin(b)
 	return b, first, nil
-}
-
-// leftover is the size of a blob of which the store says that an earlier fill has left something.
-func (f *Fills) leftover(d oci.Digest) (size int64, ok bool) {
-	if s, is := f.cfg.Store.(interface {
-		Leftover(d oci.Digest) (size int64, ok bool)
-	}); is {
-		return s.Leftover(d)
-	}
-	return 0, false
 }
 
 // download has all missing bytes brought and hashes them.
@@ -145,26 +137,35 @@ func (f *Fills) download(x *fill, first *opening) (store.Proof, error) {
 	return h.proof, err
 }
 
-// restarted counts the fill if the last one of its digest was not what its name says.
-func (f *Fills) restarted(d oci.Digest) {
+// recall is what became of the last fill of a digest. Of an earlier process's, the store may know.
+func (f *Fills) recall(d oci.Digest) undone {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.mistaken[d] {
-		delete(f.mistaken, d)
-		f.metrics.restarts.Inc()
+	last, ok := f.undone[d]
+	delete(f.undone, d)
+	f.mu.Unlock()
+	if ok {
+		if last.mistaken {
+			last.size = -1 // nothing of it is left
+		}
+		return last
 	}
+	if s, is := f.cfg.Store.(interface {
+		Leftover(d oci.Digest) (size int64, ok bool)
+	}); is {
+		if size, ok := s.Leftover(d); ok {
+			return undone{size: size}
+		}
+	}
+	return undone{size: -1}
 }
 
-func (f *Fills) remember(d oci.Digest, err error) {
-	if resultOf(err) != mismatch {
-		return
-	}
+func (f *Fills) remember(d oci.Digest, u undone) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.mistaken) >= maxMistaken {
-		clear(f.mistaken)
+	if len(f.undone) >= maxUndone {
+		clear(f.undone)
 	}
-	f.mistaken[d] = true
+	f.undone[d] = u
 }
 
 // kept makes a blob of the store look like a stage that needs nothing more.

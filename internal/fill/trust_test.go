@@ -182,3 +182,27 @@ func TestALeftoverThatNobodyCompletes(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
+
+// A size that was a lie must not be asked after for ever; and who may not have the blob at all does not get rid of what
+// is there of it.
+func TestALeftoverOfASizeThatWasALie(t *testing.T) {
+	t.Parallel()
+	blob, d := randomBlob(1 << 20)
+	s := newMemStore()
+	stage, _ := s.Stage(d, 1<<20+1000)
+	_, _ = stage.WriteAt(blob, 0)
+	_ = stage.Close()
+	f := New(Config{Store: s})
+	denied := permanentError{errors.New("404")}
+	if _, err := read(t.Context(), f, d, &origin{name: "a", err: denied}, 0, -1); !errors.Is(err, denied) {
+		t.Errorf("%v, want the source's error", err)
+	}
+	if n := s.stagedBytes(d); n != 1<<20 {
+		t.Errorf("%d bytes are left after a refusal", n)
+	}
+	got, err := read(t.Context(), f, d, &origin{name: "b", blob: blob}, 0, -1)
+	f.Close()
+	if err != nil || !bytes.Equal(got, blob) || !bytes.Equal(s.holds(d), blob) {
+		t.Errorf("%d bytes, %v; %d in the store", len(got), err, len(s.holds(d)))
+	}
+}
