@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		crash(dir, at)
 		return
 	}
+	if dir := os.Getenv(envWorkDir); dir != "" {
+		workUntilKilled(dir)
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -48,6 +48,8 @@ func ownMounts(t *testing.T) bool {
 	}
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("%v\n%s", err, out)
+	} else {
+		t.Logf("%s", out)
 	}
 	return false
 }
