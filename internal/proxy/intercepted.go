@@ -73,12 +73,25 @@ func giveToken(w http.ResponseWriter, resp *http.Response) {
 }
 
 // ours reports whether a path is of the registry API, in whatever spelling: one that a server might read as /v2/ must
-// not reach it as something else.
+// not reach it as something else. Some servers resolve dot segments first, others do not; so both readings count.
 func ours(decoded, host string) bool {
-	clean := path.Clean("/" + strings.ReplaceAll(decoded, `\`, "/"))
-	first, _, _ := strings.Cut(clean[1:], "/")
-	return first == "v2" || first == "v1" && host != hubSearch
+	asSent := strings.TrimLeft(strings.ReplaceAll(decoded, `\`, "/"), "/")
+	resolved := path.Clean("/" + asSent)[1:]
+	if decoded == "/"+resolved && tokenPaths[resolved] {
+		return false
+	}
+	for _, reading := range []string{asSent, resolved} {
+		first, _, _ := strings.Cut(reading, "/")
+		if first == "v2" || first == "v1" && host != hubSearch {
+			return true
+		}
+	}
+	return false
 }
+
+// tokenPaths are those below /v2/ at which registries have their token services: Quay the first, Google and Gitea the
+// second. No repository has so short a path.
+var tokenPaths = map[string]bool{"v2/auth": true, "v2/token": true}
 
 // bounded refuses what is too long to be meant well, and has a client's body come in time.
 func (p *Proxy) bounded(next http.Handler) http.Handler {

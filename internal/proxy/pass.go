@@ -40,7 +40,11 @@ func (p *Proxy) newRest() http.Handler {
 				panic(http.ErrAbortHandler) // to return without an answer would be a 200
 			}
 			status, text := dialFailure(r.Context().Value(targetKey{}).(target).String(), err)
-			writeError(w, r, status, oci.CodeUnavailable, text)
+			code := oci.CodeUnavailable
+			if status == http.StatusForbidden {
+				code = oci.CodeDenied
+			}
+			writeError(w, r, status, code, text)
 		},
 	}
 }
