@@ -87,8 +87,8 @@ type Registries interface {
 type Config struct {
 	Registries Registries
 	Metadata   *metadata.Metadata
-	// HasCentral reports whether the operator configured credentials for the registry.
-	HasCentral func(oci.Registry) bool
+	// HasCentral reports whether the operator configured credentials for a repository of the registry.
+	HasCentral func(reg oci.Registry, repository string) bool
 	// GiveUp is how long a registry that hangs is waited for where its last answer will do; 0 means 3 s.
 	GiveUp time.Duration
 	Log    *slog.Logger
@@ -120,7 +120,7 @@ func New(cfg Config) *Access {
 // to the registry where the answer depends on it. The result may be [Own], which is no permission to anything cached.
 func (a *Access) Grant(ctx context.Context, caller Caller, reg oci.Registry, p oci.Path) Grant {
 	g := Grant{Registry: reg, Repository: p.Repository}
-	if a.cfg.HasCentral(reg) {
+	if a.cfg.HasCentral(reg, p.Repository) {
 		g.Class, g.As = Central, auth.Central
 		return g
 	}
@@ -190,7 +190,7 @@ func (a *Access) free(d oci.Digest) bool {
 	if !ok {
 		return false
 	}
-	if a.cfg.HasCentral(reg) {
+	if a.cfg.HasCentral(reg, repository) {
 		return true
 	}
 	last, known := a.cfg.Metadata.Open(reg, repository)

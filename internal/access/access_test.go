@@ -50,7 +50,7 @@ func newWorld() *world {
 	w := &world{status: map[string]int{"HEAD": 200, "GET": 200}, now: time.Unix(1e9, 0), meta: metadata.New(&mapDB{})}
 	w.Access = New(Config{
 		Registries: w, Metadata: w.meta,
-		HasCentral: func(oci.Registry) bool { return w.central },
+		HasCentral: func(oci.Registry, string) bool { return w.central },
 		Now:        func() time.Time { return w.now },
 	})
 	return w

@@ -98,7 +98,7 @@ func (a *App) wire() (*parts, error) {
 		return nil, err
 	}
 	known := metadata.New(p.store.DB())
-	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentral, Log: log.With("component", "access")})
+	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Log: log.With("component", "access")})
 	p.cache = cache.New(cache.Config{
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules,
 		Log: log.With("component", "cache"), Registerer: prefixed,
@@ -112,7 +112,7 @@ func (a *App) wire() (*parts, error) {
 	p.proxy = proxy.New(proxy.Config{
 		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
 		Registry: registry.New(registry.Config{
-			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentral,
+			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentralFor,
 			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, Log: log.With("component", "registry"),
 		}),
 		Local:     setup.Handler(setup.Config{CertificatePEM: authority.CertificatePEM(), Healthy: a.healthy}),

@@ -73,7 +73,7 @@ type house struct {
 	store    *disk.Store
 	cache    *cache.Cache
 	upstream *upstream.Client
-	handler  http.Handler
+	inner    http.Handler // what is under test, alone
 	server   *httptest.Server
 	log      *lines
 	moved    atomic.Int64
@@ -102,7 +102,7 @@ func (p plan) build(t testing.TB) *house {
 		Dialer: dial.New(dial.Config{Named: everyone, Resolver: p.world}), Named: everyone, Entries: p.entries(),
 		TLS: &tls.Config{RootCAs: p.world.Pool()}, ReadTimeout: p.readTimeout, Log: log,
 	})
-	hasCentral := h.upstream.Auth().HasCentral
+	hasCentral := h.upstream.Auth().HasCentralFor
 	rules, err := freshness.NewRules(freshness.Config{Enabled: true, DefaultFor: p.freshFor})
 	if err != nil {
 		t.Fatal(err)
@@ -112,11 +112,10 @@ func (p plan) build(t testing.TB) *house {
 	h.cache = cache.New(cache.Config{
 		Store: h.store, Metadata: known, Access: trust, Registries: h.upstream, Freshness: rules, GiveUp: p.giveUp, Log: log, Now: h.now,
 	})
-	inner := registry.New(registry.Config{
+	h.inner = registry.New(registry.Config{
 		Cache: h.cache, Upstream: h.upstream, HasCentral: hasCentral, AllowPush: p.allowPush, BufferRequests: p.buffer, GiveUp: p.giveUp, Log: log,
 	})
-	h.handler = accesslog.New(accesslog.Config{Log: log}).Handler(toRegistry(inner))
-	h.server = httptest.NewUnstartedServer(h.handler)
+	h.server = httptest.NewUnstartedServer(accesslog.New(accesslog.Config{Log: log}).Handler(toRegistry(h.inner)))
 	h.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	h.server.Start()
 	h.run()

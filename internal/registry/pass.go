@@ -22,7 +22,7 @@ import (
 // own; without, the registry's challenge is what the client needs to see. While pushes are allowed clients must be able
 // to log in everywhere. A registry in trouble does not stop a pull of what is cached: 200.
 func (h *Handler) ping(w http.ResponseWriter, r *http.Request, reg oci.Registry) error {
-	if h.cfg.HasCentral(reg) && (!h.cfg.AllowPush || !caller(r).Authorization.Empty()) {
+	if h.cfg.HasCentral(reg, "") && (!h.cfg.AllowPush || !caller(r).Authorization.Empty()) {
 		return pong(w)
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, errHangs)
@@ -86,7 +86,7 @@ func (h *Handler) relay(reg oci.Registry) *httputil.ReverseProxy {
 // caller's class says and never kept.
 func (h *Handler) list(w http.ResponseWriter, r *http.Request, reg oci.Registry, p oci.Path) error {
 	as := auth.Own(caller(r).Authorization)
-	if h.cfg.HasCentral(reg) {
+	if h.cfg.HasCentral(reg, p.Repository) {
 		as = auth.Central
 	}
 	scope := auth.PullScope(p.Repository)

@@ -36,8 +36,9 @@ type Upstream interface {
 type Config struct {
 	Cache    Puller
 	Upstream Upstream
-	// HasCentral reports whether the operator configured credentials for the registry.
-	HasCentral func(oci.Registry) bool
+	// HasCentral reports whether the operator configured credentials for a repository of the registry, or with "" for all
+	// of it.
+	HasCentral func(reg oci.Registry, repository string) bool
 	// AllowPush passes pushes through, with the client's own Authorization and nothing else (ALLOW_PUSH).
 	AllowPush bool
 	// BufferRequests receives the whole body of a push before upstream is asked (PROXY_REQUEST_BUFFERING).
@@ -76,7 +77,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	rec := accesslog.From(r.Context())
 	rec.Registry = string(reg)
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	w.Header()["Docker-Distribution-Api-Version"] = apiVersion
 	escaped := r.URL.EscapedPath()
 	if escaped == "/v1" || strings.HasPrefix(escaped, "/v1/") {
 		rec.Kind = "v1"
