@@ -20,6 +20,10 @@ import (
 // bytes more than their payload, so a body's 128 KiB overflow it by little; those leave with what follows.
 const size = 128<<10 + 4<<10
 
+// direct is a write that is sent as it is where nothing waits before it: it is large enough, and copying it would cost
+// more than the system call that it saves. A TLS record is smaller, a part of a body outside TLS is not.
+const direct = size / 2
+
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, size); return &b }}
 
 // Conn is a connection that gathers writes between Start and Stop. Its methods are safe for concurrent use; those on a
@@ -89,9 +93,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if err := c.flush(); err != nil {
 			return 0, err
 		}
-		if len(p) > cap(*c.buffer) {
-			return c.write(p)
-		}
+	}
+	if len(*c.buffer) == 0 && len(p) >= direct {
+		return c.write(p)
 	}
 	*c.buffer = append(*c.buffer, p...)
 	return len(p), nil

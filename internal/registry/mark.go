@@ -9,29 +9,37 @@ import (
 	"container-registry-proxy/internal/oci"
 )
 
-// upstreamStatus is what nginx would have called the outcome, for scripts that watch the originals' headers.
-var upstreamStatus = map[cache.Outcome]string{
-	cache.Hit: "HIT", cache.Miss: "MISS", cache.StaleHit: "STALE",
-	cache.Revalidated: "REVALIDATED", cache.Coalesced: "MISS", cache.Bypass: "BYPASS",
-}
+// The values of a response's headers that are the same in many: shared by all of them, and so never changed in place.
+var (
+	apiVersion  = []string{"registry/2.0"}
+	octetStream = []string{"application/octet-stream"}
+	inBytes     = []string{"bytes"}
 
-// xCache is our own word for the outcome.
-var xCache = map[cache.Outcome]string{
-	cache.Hit: "HIT", cache.Miss: "MISS", cache.StaleHit: "STALE",
-	cache.Revalidated: "REVALIDATED", cache.Coalesced: "COALESCED", cache.Bypass: "BYPASS",
-}
+	// upstreamStatus is what nginx would have called the outcome, for scripts that watch the originals' headers.
+	upstreamStatus = map[cache.Outcome][]string{
+		cache.Hit: {"HIT"}, cache.Miss: {"MISS"}, cache.StaleHit: {"STALE"},
+		cache.Revalidated: {"REVALIDATED"}, cache.Coalesced: {"MISS"}, cache.Bypass: {"BYPASS"},
+	}
+
+	// xCache is our own word for the outcome.
+	xCache = map[cache.Outcome][]string{
+		cache.Hit: {"HIT"}, cache.Miss: {"MISS"}, cache.StaleHit: {"STALE"},
+		cache.Revalidated: {"REVALIDATED"}, cache.Coalesced: {"COALESCED"}, cache.Bypass: {"BYPASS"},
+	}
+)
 
 // mark writes how the request was answered into the response's headers, under the originals' names and ours, and into
 // the access record.
 func mark(w http.ResponseWriter, r *http.Request, p oci.Path, content *cache.Content) {
 	kind := cacheType(p, content.Tier)
-	for _, product := range []string{"X-Container-Registry-Proxy-Cache-", "X-Docker-Registry-Proxy-Cache-"} {
-		w.Header().Set(product+"Upstream-Status", upstreamStatus[content.Outcome])
-		w.Header().Set(product+"Type", kind)
-	}
-	w.Header().Set("X-Cache", xCache[content.Outcome])
+	header, kinds, status := w.Header(), []string{kind}, upstreamStatus[content.Outcome]
+	header["X-Container-Registry-Proxy-Cache-Upstream-Status"] = status
+	header["X-Docker-Registry-Proxy-Cache-Upstream-Status"] = status
+	header["X-Container-Registry-Proxy-Cache-Type"] = kinds
+	header["X-Docker-Registry-Proxy-Cache-Type"] = kinds
+	header["X-Cache"] = xCache[content.Outcome]
 	if content.Outcome == cache.StaleHit {
-		w.Header().Set("Warning", `110 container-registry-proxy "Response is stale"`)
+		header.Set("Warning", `110 container-registry-proxy "Response is stale"`)
 	}
 	rec := accesslog.From(r.Context())
 	rec.Outcome, rec.CacheType = string(content.Outcome), kind

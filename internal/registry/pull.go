@@ -55,10 +55,10 @@ func (h *Handler) give(w http.ResponseWriter, r *http.Request, p oci.Path, conte
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	header.Set("Content-Type", desc.MediaType)
 	if p.Kind == oci.KindBlob {
-		header.Set("Content-Type", "application/octet-stream")
-		header.Set("Accept-Ranges", "bytes")
+		header["Content-Type"], header["Accept-Ranges"] = octetStream, inBytes
+	} else {
+		header.Set("Content-Type", desc.MediaType)
 	}
 	size, err := sure(r, content)
 	if err != nil {
