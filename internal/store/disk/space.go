@@ -136,7 +136,8 @@ func (s *Store) unwritten() (n int64) {
 	return n
 }
 
-// keepFree evicts until all that is granted can be written and leaves the reserved free space to others.
+// keepFree evicts until all that is granted can be written and leaves the reserved free space to others. Where all of the
+// cache would not do, none of it goes: a reserve that others have taken is no reason to start with an empty cache.
 func (s *Store) keepFree() error {
 	free, err := s.free()
 	if err != nil {
@@ -147,7 +148,7 @@ func (s *Store) keepFree() error {
 		s.space.lagging = 0
 	}
 	short := s.unwritten() + s.cfg.MinFree - free - s.space.lagging
-	enough := s.evict(min(short, s.evictableBytes()), reasonFreeSpace) && short <= s.evictedBytes()
+	enough := s.evict(short, reasonFreeSpace)
 	freed := s.evictedBytes()
 	s.mu.Unlock()
 	if short <= 0 {
