@@ -79,7 +79,7 @@ func open(a *App) (*App, error) {
 // Listen opens the listeners, so that their addresses are known before anything is served.
 func (a *App) Listen() error {
 	var err error
-	if a.front, err = net.Listen("tcp", a.cfg.Listen); err != nil {
+	if a.front, err = listenForClients(a.cfg.Listen); err != nil {
 		return fmt.Errorf("LISTEN=%s: %w", a.cfg.Listen, err)
 	}
 	a.stops.add("client listener", func(context.Context) error { return ignoreClosed(a.front.Close()) })

@@ -7,8 +7,10 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -311,4 +313,18 @@ func (h *house) intercepts(authority string) bool {
 	}
 	h.t.Fatalf("%s: the certificate for %q is neither the proxy's nor the world's", authority, chain[0].DNSNames)
 	return false
+}
+
+// serveTLS serves a host with a certificate of the test's choice until the end of the test.
+func serveTLS(t *testing.T, at netip.AddrPort, cert tls.Certificate, handler http.Handler) {
+	t.Helper()
+	l, err := net.Listen("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)}
+	t.Cleanup(func() { _ = server.Close() })
+	go func() { // until it is closed
+		_ = server.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}}))
+	}()
 }
