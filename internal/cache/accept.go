@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"mime"
 	"slices"
 	"strings"
 )
@@ -65,26 +64,21 @@ func quality(parameters string) float64 {
 
 // acceptable reports whether a client with these Accept headers takes the media type.
 func acceptable(contentType string, accept []string) bool {
-	if len(accept) == 0 {
-		return true
-	}
-	mediaType, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return false
-	}
+	mediaType := essence(contentType)
 	family, _, _ := strings.Cut(mediaType, "/")
-	any := true // nothing is listed
+	listed := false
 	for _, line := range accept {
 		for item := range strings.SplitSeq(line, ",") {
 			name, parameters, _ := strings.Cut(item, ";")
-			if name = strings.ToLower(strings.TrimSpace(name)); name == "" {
+			if name = strings.TrimSpace(name); name == "" {
 				continue
 			}
-			any = false
-			if (name == mediaType || name == "*/*" || name == family+"/*") && quality(parameters) > 0 {
+			listed = true
+			whole, of, _ := strings.Cut(name, "/")
+			if (strings.EqualFold(name, mediaType) || name == "*/*" || of == "*" && strings.EqualFold(whole, family)) && quality(parameters) > 0 {
 				return true
 			}
 		}
 	}
-	return any
+	return !listed
 }
