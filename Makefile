@@ -23,10 +23,11 @@ test: check-fmt vet test-packages
 	scripts/go-test-race -timeout=10m
 	$(GO) test -timeout=10m -count=1 ./test/e2e/
 
-# The same, several times and in another order each, and every fuzz target for FUZZTIME.
+# The same, several times and in another order each, what takes long (LONG=1), and every fuzz target for FUZZTIME.
 test-long: check-fmt vet test-packages
 	scripts/go-test-race -timeout=60m -count=5 -shuffle=on
 	scripts/fuzz $(FUZZTIME)
+	LONG=1 $(GO) test -timeout=120m ./internal/app ./internal/store/disk
 	$(GO) test -timeout=60m -count=3 -shuffle=on ./test/e2e/
 
 # The container clients that ./test/e2e needs; root installs what is absent.
