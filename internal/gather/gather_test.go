@@ -85,6 +85,29 @@ func TestFlushHoldsNothingBack(t *testing.T) {
 	}
 }
 
+// A part of a body outside TLS is as large as what is gathered: it is sent as it is, but never ahead of what waits.
+func TestLargeWritesAreNotCopied(t *testing.T) {
+	t.Parallel()
+	r := &recorder{}
+	c := gather.New(r, 0)
+	c.Start()
+	part := bytes.Repeat([]byte("p"), 128<<10)
+	for _, p := range [][]byte{part, []byte("head"), part} {
+		if n, err := c.Write(p); n != len(p) || err != nil {
+			t.Fatalf("Write = %d, %v, want %d, nil", n, err, len(p))
+		}
+	}
+	if n := len(r.writes); n != 1 {
+		t.Errorf("%d writes before Stop, want the first part alone", n)
+	}
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Join(r.writes, nil); !bytes.Equal(got, bytes.Join([][]byte{part, []byte("head"), part}, nil)) {
+		t.Errorf("%d bytes left, not those that were written, in order", len(got))
+	}
+}
+
 // After a failed write nothing more may leave: the client would take what follows for what is missing.
 func TestNothingFollowsAHole(t *testing.T) {
 	t.Parallel()
