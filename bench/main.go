@@ -45,6 +45,7 @@ func exit(err error) {
 type options struct {
 	short    bool
 	only     string
+	columns  string
 	rounds   int
 	fetch    bool
 	dir      string
@@ -58,6 +59,7 @@ type options struct {
 func parse() (o options) {
 	flag.BoolVar(&o.short, "short", false, "measure less, in under two minutes")
 	flag.StringVar(&o.only, "rows", "", "measure only rows whose name matches this regular expression")
+	flag.StringVar(&o.columns, "columns", "", "measure only these columns, with commas between")
 	flag.IntVar(&o.rounds, "rounds", 0, "rounds of each row, instead of the scale's own number")
 	flag.BoolVar(&o.fetch, "fetch", true, "get nginx from Debian, and build distribution, if they are not in bin/bench")
 	flag.StringVar(&o.dir, "dir", "", "directory on the file system to measure on (default: the system's for temporary files)")
@@ -133,7 +135,7 @@ func prepare(ctx context.Context, root string, o options, scale rows.Scale) (cfg
 	if err := os.MkdirAll(programs, 0o755); err != nil {
 		return cfg, err
 	}
-	cfg = rows.Config{Scale: scale, Ours: o.ours, Before: o.before, Profiles: o.profiles}
+	cfg = rows.Config{Scale: scale, Ours: o.ours, Before: o.before, Profiles: o.profiles, Columns: strings.FieldsFunc(o.columns, func(r rune) bool { return r == ',' })}
 	if o.profiles != "" {
 		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
 			return cfg, err

@@ -79,7 +79,7 @@ func (s *Stand) rested(d door, rest time.Duration) (int64, error) {
 
 // slows measures clients that read different blobs slowly: what each takes while all of them are at it.
 func slows(n int) func(context.Context, *Stand) (Measure, error) {
-	const size, rate, receive = 4 << 20, 256 << 10, 64 << 10
+	const size, rate, receive = 8 << 20, 256 << 10, 64 << 10
 	return func(ctx context.Context, s *Stand) (Measure, error) {
 		digests, err := s.Origin.Control.Blobs(ctx, n, size)
 		if err != nil {
@@ -111,8 +111,8 @@ func slows(n int) func(context.Context, *Stand) (Measure, error) {
 	}
 }
 
-// readSlowly has every connection read its blob at a rate and returns the server's memory and how many had begun, once
-// all have or after a while in which none can have come to its end. Then it leaves off.
+// readSlowly has every connection read its blob at a rate and returns the server's memory and how many had begun, after a
+// while in which the server has had to wait for each of them and none can have come to its end. Then it leaves off.
 func readSlowly(ctx context.Context, d door, open []*load.Conn, rate int64, request func(i int) load.Request) (memory int64, reading int, err error) {
 	var begun atomic.Int64
 	var wg sync.WaitGroup
@@ -123,13 +123,7 @@ func readSlowly(ctx context.Context, d door, open []*load.Conn, rate int64, requ
 			_, _ = c.Get(ctx, r) // it is cut off below
 		})
 	}
-	for range 10 {
-		time.Sleep(time.Second)
-		if begun.Load() == int64(len(open)) {
-			break
-		}
-	}
-	time.Sleep(time.Second)
+	time.Sleep(10 * time.Second)
 	memory, err = d.Memory()
 	reading = int(begun.Load())
 	load.CloseAll(open)

@@ -83,11 +83,34 @@ func Run(ctx context.Context, s *Stand, row Row) *Result {
 	began := time.Now()
 	r := &Result{Name: row.Name, Title: row.Title, Samples: map[string][]Sample{}, Errors: map[string]string{}}
 	r.measure(ctx, s, row)
-	for _, claim := range row.Claims {
+	for _, claim := range s.againstBefore(row.Claims) {
 		r.Claims = append(r.Claims, r.judge(claim))
 	}
 	r.Took = time.Since(began)
 	return r
+}
+
+// againstBefore adds a claim for each metric of ours that is claimed: that it is no worse than the other build's.
+func (s *Stand) againstBefore(claims []Claim) []Claim {
+	if s.before == nil {
+		return claims
+	}
+	seen := map[string]bool{}
+	all := slices.Clone(claims)
+	for _, c := range claims {
+		if c.Of != "" || c.Zero || seen[c.Metric] {
+			continue
+		}
+		seen[c.Metric] = true
+		c.Over, c.Minus = Before, ""
+		if c.AtLeast != 0 {
+			c.AtLeast = 1
+		} else {
+			c.AtMost = 1
+		}
+		all = append(all, c)
+	}
+	return all
 }
 
 func (r *Result) measure(ctx context.Context, s *Stand, row Row) {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"container-registry-proxy/bench/peer"
 )
 
 // run measures a row whose columns give these values of the metric "m", round by round; a negative one is a failure.
@@ -99,5 +101,22 @@ func TestRowsAreConsistent(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Another build is compared in every metric that is claimed, once.
+func TestAgainstBefore(t *testing.T) {
+	t.Parallel()
+	claims := []Claim{
+		{Metric: "cpu", Over: Relay, AtMost: 0.45}, {Metric: "cpu", Over: Nginx, AtMost: 0.75}, {Metric: "rate", Over: Relay, AtLeast: 2},
+		{Metric: "cpu", Of: LimitSums, Over: Limit, AtMost: 1.05},
+	}
+	if got := (&Stand{}).againstBefore(claims); len(got) != len(claims) {
+		t.Errorf("without another build: %d claims, want %d", len(got), len(claims))
+	}
+	got := (&Stand{before: &peer.Ours{}}).againstBefore(claims)
+	want := append(claims, Claim{Metric: "cpu", Over: Before, AtMost: 1}, Claim{Metric: "rate", Over: Before, AtLeast: 1})
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

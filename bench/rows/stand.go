@@ -41,6 +41,8 @@ type Config struct {
 	Ours   string // program
 	Before string // program; "" means none
 	Scale  Scale
+	// Columns are those to measure; empty means all.
+	Columns []string
 	// Profiles is a directory that gets a CPU profile of ours for each row; "" means none.
 	Profiles string
 }
@@ -153,6 +155,10 @@ func (s *Stand) present(columns []string, errs map[string]string) []string {
 	}
 	var found []string
 	for _, column := range columns {
+		if len(s.cfg.Columns) > 0 && !slices.Contains(s.cfg.Columns, column) {
+			errs[column] = "left out"
+			continue
+		}
 		if why, absent := s.absent[column]; absent {
 			errs[column] = why
 			continue
