@@ -26,7 +26,7 @@ import (
 
 // patience bounds every wait of these tests. It is short of the time-outs' default, a minute, so that what comes only
 // because of a default comes too late.
-const patience = 40 * time.Second
+const patience = 3 * time.Minute
 
 // house is the whole program, in this process and on loopback: settings go in, clients and the operator come in over
 // its two listeners, and the registries of a world are its internet.
