@@ -104,8 +104,8 @@ func TestHerd(t *testing.T) {
 	if bound := found[leader].end * 12 / 10; last > bound {
 		t.Errorf("the last of %d clients was done after %v, the leader after %v", clients, last, found[leader].end)
 	}
-	// That a registry offers parts and delivers wholes is found out with one request, which is ended at once.
-	if n, sent := r.Count("GET", "/blobs/"), r.BlobBytes(digest); n > 2 || sent > int64(size+size/20) {
+	// That a registry offers parts and delivers wholes is found out with one request, which ends as soon as that is seen.
+	if n, sent := r.Count("GET", "/blobs/"), r.BlobBytes(digest); n > 2 || sent > int64(size+size/4) {
 		t.Errorf("the registry sent %d bytes in answer to %d GETs, want %d in answer to one", sent, n, size)
 	}
 }
