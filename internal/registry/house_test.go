@@ -25,6 +25,7 @@ import (
 	"container-registry-proxy/internal/cache"
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/freshness"
+	"container-registry-proxy/internal/gather"
 	"container-registry-proxy/internal/metadata"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/registry"
@@ -117,9 +118,24 @@ func (p plan) build(t testing.TB) *house {
 	})
 	h.server = httptest.NewUnstartedServer(accesslog.New(accesslog.Config{Log: log}).Handler(toRegistry(h.inner)))
 	h.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	h.server.Listener = gathering{h.server.Listener}
+	h.server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return gather.NewContext(ctx, c.(*gather.Conn))
+	}
 	h.server.Start()
 	h.run()
 	return h
+}
+
+// gathering gives its connections what the front door gives them.
+type gathering struct{ net.Listener }
+
+func (l gathering) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return gather.New(conn, time.Minute), nil
 }
 
 // toRegistry does what the front door does: it says which registry a request is for, here by its Host.

@@ -84,10 +84,48 @@ func TestADigestOfAnotherRepositoryIsNotGivenOut(t *testing.T) {
 	h.get(a, manifest("library/app", "1"), acceptAll).is(t, 200, nil)
 	h.get(a, blob("library/app", layer)).is(t, 200, nil)
 	for _, r := range []*registrytest.Registry{a, b} {
+		h.get(r, manifest("mallory/app", "1"), acceptAll).is(t, 200, nil) // open, and mallory's
 		for _, path := range []string{blob("mallory/app", layer), manifest("mallory/app", string(img.Digest))} {
 			h.get(r, path).is(t, 404, nil)
 			h.head(r, path).is(t, 404, []byte{})
 		}
+	}
+}
+
+// What is in flight is given to those whose registry says that it is theirs, and to nobody else.
+func TestWhoMayJoinWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	a := registrytest.New(t, registrytest.Config{})
+	b := registrytest.New(t, registrytest.Config{World: a.World, Name: "other.test"})
+	body := registrytest.Bytes(51, 400<<10)
+	d := a.PutBlob("library/app", body)
+	a.PutBlob("library/shares", body)
+	b.PutBlob("library/mirror", body)
+	for _, r := range []*registrytest.Registry{a, b} {
+		r.PushImage("mallory/app", "1", registrytest.Bytes(43, 10))
+	}
+	h := plan{world: a.World, freshFor: time.Hour}.build(t)
+	for _, r := range []*registrytest.Registry{a, b} {
+		h.get(r, manifest("mallory/app", "1"), acceptAll).is(t, 200, nil)
+		r.Forget()
+	}
+	a.Set(func(f *registrytest.Faults) { f.Body.StallAfter = 300 << 10 })
+	leader := make(chan answer)
+	go func() { leader <- h.get(a, blob("library/app", d)) }()
+	a.Await(1, "GET", string(d))
+	others := make(chan answer)
+	go func() { others <- h.get(a, blob("library/shares", d)) }()
+	go func() { others <- h.get(b, blob("library/mirror", d)) }()
+	for _, r := range []*registrytest.Registry{a, b} {
+		h.get(r, blob("mallory/app", d)).is(t, 404, nil)
+	}
+	a.Set(func(f *registrytest.Faults) { f.Body = registrytest.Body{} })
+	(<-leader).is(t, 200, body)
+	for range 2 {
+		(<-others).is(t, 200, body)
+	}
+	if sent := a.BlobBytes(d) + b.BlobBytes(d); sent != int64(len(body)) {
+		t.Errorf("%d bytes left the registries, want %d", sent, len(body))
 	}
 }
 
