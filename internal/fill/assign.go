@@ -1,6 +1,7 @@
 package fill
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -17,6 +18,8 @@ const (
 	minRun = 512 << 10
 	// maxWorkers bounds the connections of one fill, those for readers far ahead among them.
 	maxWorkers = 16
+	// takerPatience is how long a worker waits for the first who is to bring a part, before it goes on by itself.
+	takerPatience = 2 * time.Second
 )
 
 // errWhole ends the conductor's work: all bytes are there.
@@ -225,6 +228,8 @@ func (x *fill) retire(w *worker, spare chan struct{}) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	delete(x.workers, w)
+	w.end = w.at
+	x.changed()
 	if w.spare {
 		<-spare
 	}
@@ -250,12 +255,13 @@ func (x *fill) progressed(round int) bool {
 
 // extend lets a worker that is at the end of its run, and whose delivery goes on, bring what follows if nobody else
 // does. It reports whether there is more to bring.
-func (x *fill) extend(w *worker) bool {
+func (x *fill) extend(ctx context.Context, w *worker) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if w.end < 0 || w.at < w.end {
 		return true
 	}
+	x.awaitTaker(ctx, w)
 	if !x.whole || w.limit >= 0 && w.end >= w.limit || w.end >= x.size || x.have.End(w.end) > w.end {
 		return false
 	}
@@ -266,6 +272,45 @@ func (x *fill) extend(w *worker) bool {
 	}
 	w.end = x.gapEnd(w.end, w.limit)
 	return w.at < w.end
+}
+
+// awaitTaker waits, where upstream has not shown yet that it delivers parts, for the one that has taken what follows the
+// worker's run. If it turns out to get nothing, or nothing soon, the worker can go on: else what its connection is about
+// to bring would be asked for again. It is called under mu.
+func (x *fill) awaitTaker(ctx context.Context, w *worker) {
+	if x.parts || w.limit >= 0 && w.end >= w.limit {
+		return
+	}
+	var taker *worker
+	for o := range x.workers {
+		if o != w && !o.begun && o.covers(w.end) {
+			taker = o
+		}
+	}
+	if taker == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, takerPatience)
+	defer cancel()
+	if x.waitLocked(ctx, func() bool { return taker.begun || !taker.covers(w.end) }) != nil {
+		taker.end, x.ranges = taker.at, false
+		taker.cancel(errLate)
+	}
+}
+
+// rangesIgnored takes note that a worker that was to bring a part is offered the whole, and gives its run back. It does
+// neither where no other is at work: the whole serves then.
+func (x *fill) rangesIgnored(w *worker) (others bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.noRanges, x.whole = true, true
+	if len(x.workers) == 1 {
+		w.limit = -1
+		return false
+	}
+	w.end = w.at
+	x.changed()
+	return true
 }
 
 // run is what a worker has yet to bring.
@@ -283,13 +328,6 @@ func (x *fill) question(w *worker) (start, end int64) {
 	return w.at, w.end
 }
 
-// alone reports whether no other worker is at work.
-func (x *fill) alone() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return len(x.workers) == 1
-}
-
 // brought publishes that a worker has brought its next n bytes.
 func (x *fill) brought(w *worker, n int64) {
 	x.update(func() {
@@ -301,16 +339,12 @@ func (x *fill) brought(w *worker, n int64) {
 	x.metrics.received.Add(float64(n))
 }
 
-// begun takes note that bytes come to a worker that are missing.
-func (x *fill) begun(w *worker) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	w.begun, w.seen, w.seenAt = true, w.at, time.Now()
-}
-
-// withoutRanges has the rest brought over one connection.
-func (x *fill) withoutRanges() {
-	x.update(func() { x.noRanges, x.whole = true, true })
+// begun takes note that bytes come to a worker that are missing, in a delivery that begins at start.
+func (x *fill) begun(w *worker, start int64) {
+	x.update(func() {
+		w.begun, w.seen, w.seenAt = true, w.at, time.Now()
+		x.parts = x.parts || start > 0
+	})
 }
 
 // dropSource gives up a source, and reports whether another is left.

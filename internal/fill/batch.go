@@ -1,6 +1,7 @@
 package fill
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ func newBatch(x *fill, w *worker) *batch {
 }
 
 // room is where to receive the next bytes, or nil if the worker is at the end of its run.
-func (b *batch) room() ([]byte, error) {
+func (b *batch) room(ctx context.Context) ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at, end := b.fill.run(b.worker)
@@ -52,7 +53,7 @@ func (b *batch) room() ([]byte, error) {
 		if err := b.write(); err != nil {
 			return nil, err
 		}
-		if !b.fill.extend(b.worker) {
+		if !b.fill.extend(ctx, b.worker) {
 			return nil, nil
 		}
 		at, end = b.fill.run(b.worker)

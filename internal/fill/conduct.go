@@ -124,6 +124,9 @@ func (c *conductor) start(ctx context.Context, w *worker, delivery *Delivery) {
 	w.cancel, w.round = cancel, c.round
 	c.wg.Go(func() {
 		err := c.fill.work(ctx, w, delivery)
+		if context.Cause(ctx) == errLate {
+			err = nil // that is no failure
+		}
 		cancel(nil)
 		c.ended <- ending{w, err}
 	})
@@ -140,9 +143,6 @@ func (c *conductor) settle(end ending) error {
 		return nil
 	case errors.Is(end.err, store.ErrNoSpace):
 		return end.err
-	case errors.Is(end.err, errRangeIgnored):
-		x.withoutRanges()
-		return nil
 	case permanent(end.err):
 		return c.nextSource(w.source, end.err)
 	case w.round < c.round && c.failures > 0:

@@ -39,6 +39,7 @@ type fill struct {
 	demands  map[*section]struct{} // readers that wait for bytes
 	whole    bool                  // somebody wants all of it, so the rest is fetched unasked
 	ranges   bool                  // upstream has said that it delivers parts
+	parts    bool                  // upstream has shown that it does
 	noRanges bool                  // upstream has shown that it does not
 	ready    bool                  // file and size are set
 	file     staged

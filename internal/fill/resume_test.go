@@ -2,6 +2,7 @@ package fill
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"sync"
@@ -262,6 +263,69 @@ func TestRangesThatWereOnlyPromised(t *testing.T) {
 			t.Errorf("%d questions, %d bytes left upstream, want 2 and %d", fetches, sent, len(blob))
 		}
 	})
+}
+
+// late answers all questions but the first so much later.
+type late struct {
+	*origin
+	after time.Duration
+}
+
+func (l late) Fetch(ctx context.Context, start, end int64) (*Delivery, error) {
+	if fetches, _ := l.seen(); fetches > 0 {
+		select {
+		case <-time.After(l.after):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return l.origin.Fetch(ctx, start, end)
+}
+
+// However late the first answer to the question for a part is, and whatever it turns out to be, nothing is asked for
+// twice, and what it would have brought is not waited for.
+func TestAPartThatComesLate(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		after   time.Duration
+		ignored bool
+		fetches int // that are answered; 0 means any number
+	}{
+		"soon, the whole":            {time.Millisecond, true, 2},
+		"when it is due, the whole":  {1500 * time.Millisecond, true, 2},
+		"when it is due, the part":   {1500 * time.Millisecond, false, 0},
+		"long after that, the whole": {time.Minute, true, 1},
+		"long after that, the part":  {time.Minute, false, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				blob, d := randomBlob(16 << 20)
+				o := &origin{name: "a", blob: blob, pace: 12 * time.Millisecond}
+				if tc.ignored {
+					o.answer = func(_ int, _ int64, d *Delivery, b *body) error {
+						d.Start, d.Ranges, b.rest = 0, true, o.blob
+						return nil
+					}
+				}
+				f := New(Config{Store: newMemStore()})
+				began := time.Now()
+				got, err := read(t.Context(), f, d, late{o, tc.after}, 0, -1)
+				took := time.Since(began)
+				f.Close()
+				if err != nil || !bytes.Equal(got, blob) {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+				fetches, sent := o.seen()
+				if tc.fetches > 0 && fetches != tc.fetches || sent > int64(len(blob))+8*(32<<10) {
+					t.Errorf("%d answers, %d bytes left upstream, want %d and %d", fetches, sent, tc.fetches, len(blob))
+				}
+				if alone := 512 * 12 * time.Millisecond; took > alone+takerPatience+time.Second {
+					t.Errorf("took %v, over one connection alone it is %v", took, alone)
+				}
+			})
+		})
+	}
 }
 
 func TestParallelCanBeSwitchedOff(t *testing.T) {

@@ -20,9 +20,8 @@ const (
 // errSlow is why a worker is dismissed whose connection brings next to nothing.
 var errSlow = errors.New("upstream sends less than 1 KiB a second")
 
-// errRangeIgnored says that a source that was asked for a part delivers the whole, while another connection is at that
-// already.
-var errRangeIgnored = errors.New("source ignores ranges")
+// errLate is why a worker is dismissed that was to bring the first part and has not begun when it is due.
+var errLate = errors.New("another connection has gone on")
 
 // EndError is a source's word that no byte follows the offset that was asked for.
 type EndError struct {
@@ -100,17 +99,15 @@ func (x *fill) work(ctx context.Context, w *worker, delivery *Delivery) error {
 		return err
 	}
 	if delivery.Start < at { // it sends again what we have, which is skipped, not staged twice
-		if !x.alone() {
-			return errRangeIgnored
+		if x.rangesIgnored(w) {
+			return nil
 		}
 		if err := delivery.skip(at); err != nil {
 			return err
 		}
-		x.withoutRanges()
-		x.unlimited(w)
 	}
-	x.begun(w)
-	return x.stage(w, delivery.Body)
+	x.begun(w, delivery.Start)
+	return x.stage(ctx, w, delivery.Body)
 }
 
 // atEnd turns a source's word that nothing follows into the size of a blob of which that is all that was missing.
@@ -137,19 +134,12 @@ func (x *fill) agree(delivery *Delivery) (err error) {
 	return err
 }
 
-// unlimited takes note that the worker's delivery goes to the end of the blob.
-func (x *fill) unlimited(w *worker) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	w.limit = -1
-}
-
 // stage copies body, whose next byte is the worker's next, into the file.
-func (x *fill) stage(w *worker, body io.Reader) error {
+func (x *fill) stage(ctx context.Context, w *worker, body io.Reader) error {
 	b := newBatch(x, w)
 	defer b.close()
 	for {
-		room, err := b.room()
+		room, err := b.room(ctx)
 		if err != nil || room == nil {
 			return err
 		}
