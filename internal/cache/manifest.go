@@ -34,18 +34,8 @@ func (c *Cache) Manifest(ctx context.Context, p Pull) (*Content, error) {
 
 // manifestByDigest returns the manifest from the cache, or fetches it once for all who ask as the same identity.
 func (c *Cache) manifestByDigest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	d := p.Path.Digest
-	if mediaType := c.cfg.Metadata.MediaType(d); mediaType != "" && acceptable(mediaType, p.Accept) {
-		if body, size, ok := c.open(d); ok {
-			err := c.permitted(ctx, g, p.Path)
-			if err == nil {
-				return &Content{Descriptor: oci.Descriptor{MediaType: mediaType, Digest: d, Size: size}, Outcome: Hit, Body: body}, nil
-			}
-			_ = body.Close()
-			if !errors.Is(err, access.ErrUnproven) { // to fetch it proves it
-				return nil, err
-			}
-		}
+	if content, err := c.keptManifest(ctx, p, g); content != nil || err != nil {
+		return content, err
 	}
 	if p.Head {
 		m, err := c.describe(ctx, g, p)
@@ -54,8 +44,57 @@ func (c *Cache) manifestByDigest(ctx context.Context, p Pull, g access.Grant) (*
 		}
 		return &Content{Descriptor: m.Descriptor, Outcome: Miss, Notes: m.notes}, nil
 	}
+	m, own, err := c.fetchOnce(ctx, p, g)
+	switch {
+	case errors.Is(err, errTooLarge):
+		return c.passManifest(ctx, p, g)
+	case errors.Is(err, errKept):
+		if content, err := c.keptManifest(ctx, p, g); content != nil || err != nil {
+			return content, err
+		}
+		return c.passManifest(ctx, p, g) // it was evicted at once
+	case err != nil:
+		return nil, err
+	}
+	content := &Content{Descriptor: m.Descriptor, Outcome: Miss, Notes: m.notes, Body: memoryBody(m.bytes)}
+	if !own {
+		content.Outcome = Coalesced
+	}
+	return content, nil
+}
+
+// keptManifest returns the manifest from the cache, or nil where it has to be fetched.
+func (c *Cache) keptManifest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
+	mediaType := c.cfg.Metadata.MediaType(p.Path.Digest)
+	if mediaType == "" || !acceptable(mediaType, p.Accept) {
+		return nil, nil
+	}
+	body, size, ok := c.open(p.Path.Digest)
+	if !ok {
+		return nil, nil
+	}
+	if err := c.permitted(ctx, g, p.Path); err != nil {
+		_ = body.Close()
+		if errors.Is(err, access.ErrUnproven) { // to fetch it proves it
+			return nil, nil
+		}
+		return nil, err
+	}
+	return &Content{Descriptor: oci.Descriptor{MediaType: mediaType, Digest: p.Path.Digest, Size: size}, Outcome: Hit, Body: body}, nil
+}
+
+// errKept says that a manifest need not be fetched: those who asked just before have done so.
+var errKept = errors.New("manifest is kept by now")
+
+// fetchOnce fetches a manifest by digest for all who ask at the same time, and keeps it.
+func (c *Cache) fetchOnce(ctx context.Context, p Pull, g access.Grant) (m *manifest, own bool, err error) {
 	key := fmt.Sprintf("manifest %x %q %q %q", g.As.Key(), g.Registry, p.Path.String(), normalAccept(p.Accept))
-	m, own, err := share(ctx, c, key, func(ctx context.Context) (*manifest, error) {
+	return share(ctx, c, key, func(ctx context.Context) (*manifest, error) {
+		if content, err := c.keptManifest(ctx, p, g); err != nil {
+			return nil, err
+		} else if content != nil {
+			return nil, errors.Join(errKept, content.Close())
+		}
 		m, err := c.fetchManifest(ctx, g, p)
 		if err == nil && m.rest != nil {
 			_ = m.rest.Close() // one body cannot be given to many: each asks for its own
@@ -66,17 +105,6 @@ func (c *Cache) manifestByDigest(ctx context.Context, p Pull, g access.Grant) (*
 		}
 		return m, err
 	})
-	if errors.Is(err, errTooLarge) {
-		return c.passManifest(ctx, p, g)
-	}
-	if err != nil {
-		return nil, err
-	}
-	content := &Content{Descriptor: m.Descriptor, Outcome: Miss, Notes: m.notes, Body: memoryBody(m.bytes)}
-	if !own {
-		content.Outcome = Coalesced
-	}
-	return content, nil
 }
 
 // manifest is a manifest as a registry delivered it, or described it: then its bytes are nil.
