@@ -39,6 +39,9 @@ func effects() map[string]func(*testing.T) {
 		"MANIFEST_CACHE_SECONDARY_TIME":  effectSecondaryTime,
 		"MANIFEST_CACHE_DEFAULT_TIME":    effectDefaultTime,
 
+		"RATE_LIMIT_RESERVE": effectRateLimitReserve,
+		"UPSTREAM_GIVE_UP":   effectGiveUp,
+
 		"ALLOW_PUSH":               effectAllowPush,
 		"ALLOW_PUSH_WITH_OWN_AUTH": effectAllowPushWithOwnAuth,
 		"PROXY_REQUEST_BUFFERING":  effectRequestBuffering,

@@ -27,6 +27,7 @@ import (
 	"container-registry-proxy/internal/mitm"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/proxy"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/registry"
 	"container-registry-proxy/internal/setup"
 	"container-registry-proxy/internal/store/disk"
@@ -80,6 +81,10 @@ func (a *App) wire() (*parts, error) {
 		return nil, err
 	}
 	registryLabel := closedSet(cfg.Registries.Exact())
+	limits := ratelimit.New(ratelimit.Config{
+		Reserve: cfg.RateLimitReserve, DB: p.store.DB(), Registries: func(r oci.Registry) string { return registryLabel(string(r)) },
+		Log: log.With("component", "ratelimit"), Registerer: prefixed,
+	})
 	client := upstream.New(upstream.Config{
 		Dialer: dial.New(within(destinations, cfg.Timeouts.ProxyConnect)),
 		Logins: credential.New(credential.Config{
@@ -89,18 +94,18 @@ func (a *App) wire() (*parts, error) {
 		TLS:         &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		Insecure:    func(host string) bool { return !cfg.VerifyTLS && cfg.Named(host) },
 		ReadTimeout: cfg.Timeouts.ProxyRead, SendTimeout: cfg.Timeouts.ProxySend,
-		ForceHTTP11: cfg.ForceHTTP11,
-		Registries:  func(r oci.Registry) string { return registryLabel(string(r)) },
-		Log:         log.With("component", "upstream"), Registerer: prefixed,
+		ForceHTTP11: cfg.ForceHTTP11, RateLimits: limits,
+		Registries: func(r oci.Registry) string { return registryLabel(string(r)) },
+		Log:        log.With("component", "upstream"), Registerer: prefixed,
 	})
 	rules, err := freshness.NewRules(cfg.ManifestCache)
 	if err != nil {
 		return nil, err
 	}
 	known := metadata.New(p.store.DB())
-	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Log: log.With("component", "access")})
+	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, GiveUp: cfg.GiveUp, Log: log.With("component", "access")})
 	p.cache = cache.New(cache.Config{
-		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules,
+		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, GiveUp: cfg.GiveUp,
 		Log: log.With("component", "cache"), Registerer: prefixed,
 	})
 	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))
@@ -113,7 +118,7 @@ func (a *App) wire() (*parts, error) {
 		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
 		Registry: registry.New(registry.Config{
 			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentralFor,
-			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, Log: log.With("component", "registry"),
+			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, GiveUp: cfg.GiveUp, Log: log.With("component", "registry"),
 		}),
 		Local:     setup.Handler(setup.Config{CertificatePEM: authority.CertificatePEM(), Healthy: a.healthy}),
 		Authority: authority, Dialer: tunnels, Upstream: client.Transport(), ClientToken: client.Auth().ClientToken,

@@ -25,6 +25,7 @@ import (
 	"container-registry-proxy/internal/freshness"
 	"container-registry-proxy/internal/metadata"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/store"
 	"container-registry-proxy/internal/upstream"
 )
@@ -89,6 +90,8 @@ type Pull struct {
 	Head bool
 	// NoCache asks for a tag to be revalidated, however fresh.
 	NoCache bool
+
+	purpose ratelimit.Purpose
 }
 
 // New returns a cache over cfg.

@@ -209,17 +209,3 @@ func TestDecode(t *testing.T) {
 		}
 	}
 }
-
-func TestRetryAfter(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	c := &Cache{cfg: Config{Now: func() time.Time { return now }}}
-	for header, want := range map[string]time.Duration{
-		"": time.Minute, "soon": time.Minute, "30": 30 * time.Second, "0": time.Second, "-5": time.Second, "86400": 15 * time.Minute, "99999999999": time.Minute,
-		now.Add(90 * time.Second).Format(http.TimeFormat): 90 * time.Second, now.Add(-time.Hour).Format(http.TimeFormat): time.Second,
-	} {
-		if got := c.retryAfter(header, time.Minute); got != want {
-			t.Errorf("retryAfter(%q) = %v, want %v", header, got, want)
-		}
-	}
-}

@@ -118,7 +118,7 @@ type manifest struct {
 
 // fetchManifest GETs a manifest and checks it against the digest that was asked for or that the registry named.
 func (c *Cache) fetchManifest(ctx context.Context, g access.Grant, p Pull) (*manifest, error) {
-	resp, err := c.ask(ctx, g, http.MethodGet, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
+	resp, err := c.askFor(ctx, g, p.purpose, http.MethodGet, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +284,7 @@ var errOddHead = errors.New("registry answers a HEAD oddly")
 
 // head is describe's first attempt.
 func (c *Cache) head(ctx context.Context, g access.Grant, p Pull) (*manifest, error) {
-	resp, err := c.ask(ctx, g, http.MethodHead, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
+	resp, err := c.askFor(ctx, g, p.purpose, http.MethodHead, p.Path, http.Header{"Accept": slices.Clone(p.Accept)})
 	if err != nil {
 		return nil, err
 	}

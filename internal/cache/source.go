@@ -13,9 +13,13 @@ import (
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/fill"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
 )
+
+// maxRetryAfter bounds how long a fill waits because a registry asks for it.
+const maxRetryAfter = 15 * time.Minute
 
 // source delivers a blob under a grant. It implements [fill.Source].
 type source struct {
@@ -60,8 +64,8 @@ func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, e
 		_ = resp.Body.Close()
 		return nil, &fill.EndError{Size: sizeOf(resp)}
 	default:
-		after := s.cache.retryAfter(resp.Header.Get("Retry-After"), 0)
-		return nil, &refusedError{s.grant.Refusal(resp), after}
+		after := (&upstream.Refusal{Header: resp.Header}).RetryAfter()
+		return nil, &refusedError{s.grant.Refusal(resp), min(after, maxRetryAfter)}
 	}
 	s.cache.cfg.Access.Answered(s.grant, s.path)
 	return delivery, nil
@@ -128,7 +132,13 @@ func decode(resp *http.Response) error {
 // ask sends one request under a grant. Where the operator's credentials are refused, what is open to everybody is still
 // to be had.
 func (c *Cache) ask(ctx context.Context, g access.Grant, method string, p oci.Path, header http.Header) (*http.Response, error) {
+	return c.askFor(ctx, g, ratelimit.Client, method, p, header)
+}
+
+// askFor is ask for a request that matters less, where little is left of the registry's limit.
+func (c *Cache) askFor(ctx context.Context, g access.Grant, purpose ratelimit.Purpose, method string, p oci.Path, header http.Header) (*http.Response, error) {
 	req := upstream.Request{
+		Purpose:  purpose,
 		Method:   method,
 		Registry: g.Registry,
 		Path:     p.String(),

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/metadata"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/upstream"
 )
 
@@ -148,7 +148,9 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 	}
 	within, cancel := context.WithTimeoutCause(ctx, c.cfg.GiveUp, errHangs)
 	defer cancel()
-	m, err := c.describe(within, q.grant, q.Pull)
+	asked := q.Pull
+	asked.purpose = ratelimit.Revalidation
+	m, err := c.describe(within, q.grant, asked)
 	if err != nil {
 		c.rest(q.Registry, err)
 		return resolved{}, err
@@ -161,7 +163,7 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 		return resolved{desc: rec.Descriptor, outcome: Revalidated}, nil
 	}
 	if m.bytes == nil && c.has(rec.Descriptor.Digest) && !c.has(m.Digest) {
-		byDigest := q.Pull
+		byDigest := asked
 		byDigest.Path = digestPath(q.Path, m.Digest)
 		m, err = c.fetchManifest(ctx, q.grant, byDigest)
 		if missing(err) { // the tag has moved again, or the registry has named what it does not have
@@ -215,28 +217,11 @@ func missing(err error) bool {
 	return ok && refusal.Status == http.StatusNotFound
 }
 
-// rest has a registry left alone that hangs, or that asks for it.
+// rest has a registry left alone that hangs.
 func (c *Cache) rest(reg oci.Registry, err error) {
-	refusal, ok := errors.AsType[*upstream.Refusal](err)
-	switch {
-	case ok && refusal.Status == http.StatusTooManyRequests:
-		c.cfg.Access.Rest(reg, c.retryAfter(refusal.Header.Get("Retry-After"), time.Minute))
-	case errors.Is(err, errHangs):
+	if errors.Is(err, errHangs) {
 		c.cfg.Access.Rest(reg, access.RestAfterHang)
 	}
-}
-
-// retryAfter reads the header of that name, in seconds or as a date (RFC 9110, section 10.2.3), within reason. Where it
-// says nothing it is usual.
-func (c *Cache) retryAfter(header string, usual time.Duration) time.Duration {
-	const least, most = time.Second, 15 * time.Minute
-	if seconds, err := strconv.ParseInt(header, 10, 32); err == nil {
-		return min(max(time.Duration(seconds)*time.Second, least), most)
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return min(max(at.Sub(c.cfg.Now()), least), most)
-	}
-	return usual
 }
 
 // record keeps what a tag means, where that is a manifest of a kind we know. That the registry said so links the digest

@@ -87,6 +87,14 @@ type Config struct {
 	// revalidated each time. Its patterns compile.
 	ManifestCache freshness.Config
 
+	// RateLimitReserve is the share of a registry's rate limit, 0 to 1, below which nothing is asked that no client waits
+	// for (RATE_LIMIT_RESERVE, 20%).
+	RateLimitReserve float64
+
+	// GiveUp is how long a registry that hangs is waited for where a cached answer is at hand (UPSTREAM_GIVE_UP, 3s). It
+	// is more than zero.
+	GiveUp time.Duration
+
 	// AllowPush lets clients push, with their own Authorization and nothing else (ALLOW_PUSH, false).
 	AllowPush bool
 

@@ -74,6 +74,10 @@ func settings() []setting {
 		}},
 		{env: "MANIFEST_CACHE_PRIMARY_REGEX", fallback: `(stable|nightly|production|test)`, keepsEmpty: true, parse: text(func(c *Config) *string { return &c.ManifestCache.PrimaryRegex })},
 		{env: "MANIFEST_CACHE_SECONDARY_REGEX", fallback: `(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+`, keepsEmpty: true, parse: text(func(c *Config) *string { return &c.ManifestCache.SecondaryRegex })},
+		{env: "RATE_LIMIT_RESERVE", fallback: "20%", parse: func(c *Config, v string) (err error) {
+			c.RateLimitReserve, err = parseShare(v)
+			return err
+		}},
 		{env: "ALLOWED_NETWORKS", list: true, parse: func(c *Config, v string) (err error) {
 			c.AllowedNetworks, err = parseNetworks(v)
 			return err
@@ -145,6 +149,7 @@ func times() []setting {
 		{"MANIFEST_CACHE_PRIMARY_TIME", "10m", true, func(c *Config) *time.Duration { return &c.ManifestCache.PrimaryFor }},
 		{"MANIFEST_CACHE_SECONDARY_TIME", "60d", true, func(c *Config) *time.Duration { return &c.ManifestCache.SecondaryFor }},
 		{"MANIFEST_CACHE_DEFAULT_TIME", "1h", true, func(c *Config) *time.Duration { return &c.ManifestCache.DefaultFor }},
+		{"UPSTREAM_GIVE_UP", "3s", false, func(c *Config) *time.Duration { return &c.GiveUp }},
 		{"SEND_TIMEOUT", "60s", false, func(c *Config) *time.Duration { return &c.Timeouts.Send }},
 		{"CLIENT_BODY_TIMEOUT", "60s", false, func(c *Config) *time.Duration { return &c.Timeouts.ClientBody }},
 		{"CLIENT_HEADER_TIMEOUT", "60s", false, func(c *Config) *time.Duration { return &c.Timeouts.ClientHeader }},

@@ -102,6 +102,16 @@ func parseBool(text string) (bool, error) {
 	return false, fmt.Errorf("%s is neither true nor false: want true or false", show(text))
 }
 
+// parseShare takes a percentage, 0 to 100, with or without its sign, and returns it as a part of one.
+func parseShare(text string) (float64, error) {
+	digits := strings.TrimSuffix(text, "%")
+	n, err := strconv.ParseUint(digits, 10, 7)
+	if err != nil || n > 100 || !isDigits(digits) {
+		return 0, fmt.Errorf("%s is no share: want a whole number from 0 to 100 with a per cent sign, such as 20%%", show(text))
+	}
+	return float64(n) / 100, nil
+}
+
 // parseListen takes host:port as net.Listen does, the host being empty, an address or a name.
 func parseListen(text, example string) (string, error) {
 	invalid := fmt.Errorf("%s is no address to listen at: want [host]:port, such as %s", show(text), example)

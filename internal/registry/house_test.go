@@ -28,6 +28,7 @@ import (
 	"container-registry-proxy/internal/gather"
 	"container-registry-proxy/internal/metadata"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/registry"
 	"container-registry-proxy/internal/registrytest"
 	"container-registry-proxy/internal/secret"
@@ -102,6 +103,7 @@ func (p plan) build(t testing.TB) *house {
 	h.upstream = upstream.New(upstream.Config{
 		Dialer: dial.New(dial.Config{Named: everyone, Resolver: p.world}), Named: everyone, Entries: p.entries(),
 		TLS: &tls.Config{RootCAs: p.world.Pool()}, ReadTimeout: p.readTimeout, Log: log,
+		RateLimits: ratelimit.New(ratelimit.Config{Reserve: ratelimit.DefaultReserve, DB: h.store.DB(), Log: log, Now: h.now}),
 	})
 	hasCentral := h.upstream.Auth().HasCentralFor
 	rules, err := freshness.NewRules(freshness.Config{Enabled: true, DefaultFor: p.freshFor})

@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 	"slices"
@@ -106,7 +107,8 @@ func (r *Registry) serveManifest(w http.ResponseWriter, req *http.Request, p oci
 	default:
 		if faults.RateLimit != "" {
 			w.Header().Set("RateLimit-Limit", faults.RateLimit)
-			w.Header().Set("RateLimit-Remaining", faults.RateLimit)
+			w.Header().Set("RateLimit-Remaining", cmp.Or(faults.RateRemaining, faults.RateLimit))
+			w.Header().Set("Docker-RateLimit-Source", "192.0.2.1")
 		}
 		r.describe(w, doc.mediaType, digest)
 		r.send(w, req, doc.body, true)

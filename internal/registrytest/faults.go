@@ -38,8 +38,9 @@ type Faults struct {
 	URLLife       time.Duration
 	ExpiredStatus int
 
-	// RateLimit is the RateLimit-Limit header of manifests; "100;w=21600" is Docker Hub's.
-	RateLimit string
+	// RateLimit is the RateLimit-Limit header of manifests; "100;w=21600" is Docker Hub's. RateRemaining is what is left;
+	// empty means all of it.
+	RateLimit, RateRemaining string
 
 	// PageSize bounds a page of tags/list; AbsoluteLinks spells the next page's URL with its host.
 	PageSize      int

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream/auth"
 )
@@ -34,6 +35,8 @@ type Request struct {
 	ContentLength int64
 	// NoFollow returns a redirect instead of following it.
 	NoFollow bool
+	// Purpose says how much the request matters, where little is left of a registry's limit.
+	Purpose ratelimit.Purpose
 }
 
 // repeatable reports whether asking twice does what asking once does.

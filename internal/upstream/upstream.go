@@ -18,6 +18,7 @@ import (
 
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream/auth"
 )
@@ -50,6 +51,8 @@ type Config struct {
 	// Limits bounds what a host is asked at once; nil means the defaults. Requests that pass through [Client.Transport],
 	// and those for tokens, are not counted.
 	Limits func(host string) Limits
+	// RateLimits keeps requests within what registries allow; nil means one of its own.
+	RateLimits *ratelimit.Watch
 	// ForceHTTP11 never speaks HTTP/2, not even to a registry that insists (FORCE_UPSTREAM_HTTP_1_1).
 	ForceHTTP11 bool
 	// Registries bounds the registry label of metrics: the registry itself, or "other". Nil means always "other".
@@ -74,6 +77,9 @@ func New(cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.RateLimits == nil {
+		cfg.RateLimits = ratelimit.New(ratelimit.Config{})
+	}
 	for _, d := range []struct {
 		to    *time.Duration
 		value time.Duration
@@ -92,6 +98,7 @@ func New(cfg Config) *Client {
 		Transport:  tokenTransport{c.transports, false},
 		Unverified: tokenTransport{c.transports, true},
 		Observe:    func(reg oci.Registry, status int) { c.metrics.asked(reg, "token", status) },
+		Limits:     cfg.RateLimits,
 		Log:        cfg.Log,
 		Registries: cfg.Registries,
 		Registerer: cfg.Registerer,
@@ -116,32 +123,38 @@ const maxAnswers = 2
 // Do asks, follows redirects and answers the registry's challenge. A response that is not 2xx is a response, not an error; its
 // body, which the caller closes, fails when no byte comes for ReadTimeout. Errors match [*UnreachableError] where the
 // registry gave no usable answer, and [*dial.RefusedError] besides where it, or what it redirects to, may not be
-// dialled; or they match the cause of ctx.
+// dialled; or they match the cause of ctx, or [ratelimit.ErrReserved]. While a registry is left alone after a 429 it
+// is not asked: the response is that 429 again.
 func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
 	first, err := req.url()
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", req.Registry, err)
 	}
 	req.Scope = req.scope()
+	return c.limited(ctx, &req, func() (*http.Response, bool, error) { return c.do(ctx, req, first) })
+}
+
+// do is Do for a request whose turn it is. It reports whether the answer is the registry's own.
+func (c *Client) do(ctx context.Context, req Request, first *url.URL) (resp *http.Response, home bool, err error) {
 	sent, err := c.auth.Authorization(ctx, req.Registry, req.Scope, req.As)
 	if err != nil {
-		return nil, c.failure(ctx, &req, first, err)
+		return nil, false, c.failure(ctx, &req, first, err)
 	}
 	for round := 0; ; round++ {
-		resp, home, err := c.follow(ctx, &req, first, sent)
+		resp, home, err = c.follow(ctx, &req, first, sent)
 		final := round == maxAnswers || round > 0 && !auth.Renewable(sent)
 		if err != nil || final || !home || !auth.Answerable(resp.StatusCode) || !req.repeatable() {
 			c.learn(ctx, &req, sent, resp, home)
-			return resp, err
+			return resp, home, err
 		}
 		fresh, err := c.auth.Answer(ctx, req.Registry, req.Scope, req.As, resp, sent)
 		if errors.Is(err, auth.ErrNoAnswer) {
 			c.cfg.Log.DebugContext(ctx, "refusal stands", "registry", string(req.Registry), "status", resp.StatusCode, "err", err)
-			return resp, nil
+			return resp, home, nil
 		}
 		discard(resp)
 		if err != nil {
-			return nil, c.failure(ctx, &req, first, err)
+			return nil, false, c.failure(ctx, &req, first, err)
 		}
 		sent = fresh
 	}

@@ -15,6 +15,7 @@ import (
 
 	"container-registry-proxy/internal/credential"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/secret"
 )
 
@@ -46,6 +47,8 @@ type Config struct {
 	// Observe is told of each token request for a registry: the status of the answer, 0 where there was none. Nil means
 	// nobody is.
 	Observe func(reg oci.Registry, status int)
+	// Limits keeps token requests within what services allow; nil means that they are sent as they come.
+	Limits *ratelimit.Watch
 	// Log is told of logins that are refused, once each; nil means discard.
 	Log *slog.Logger
 	// Registries bounds the registry label of metrics: the registry itself, or "other". Nil means always "other".

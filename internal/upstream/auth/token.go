@@ -163,7 +163,7 @@ func (a *Authorizer) cached(key tokenKey) (grant, bool) {
 // fetch asks the token service. A grant without a token is its refusal; an error says that it gave no answer.
 func (a *Authorizer) fetch(ctx context.Context, r tokenRequest) (grant, error) {
 	asked := time.Now() // before the answer: a token's life is counted from its issue, whatever clock stamped it
-	answer, err := a.exchange(ctx, r)
+	answer, err := a.limited(ctx, r)
 	if refused, ok := err.(*refusedError); ok {
 		return grant{refusal: refused, asked: asked, until: time.Now().Add(refusedFor)}, nil
 	}
