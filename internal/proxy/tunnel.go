@@ -7,14 +7,15 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"container-registry-proxy/internal/accesslog"
 )
 
-// tunnel connects a client to a host that is not ours and copies bytes until both directions have ended.
+// tunnel connects a client to a host that is not ours. The bytes are copied after it has returned: net/http keeps buffers
+// and a deep stack for as long as a handler runs, which an idle tunnel needs no more.
 func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rec *accesslog.Record) {
 	// A client that has sent all it wants to send may close its half before it is connected.
 	far, err := p.cfg.Dialer.DialTunnel(context.WithoutCancel(r.Context()), r.URL.Host)
@@ -23,28 +24,35 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rec *accesslog.Re
 		p.refuse(w, r, rec, status, text)
 		return
 	}
-	defer far.Close()
 	conn, err := hijack(w)
 	if err != nil {
+		_ = far.Close()
 		p.refuse(w, r, rec, http.StatusInternalServerError, "connection cannot be taken over")
 		return
 	}
-	defer conn.Close()
 	if !p.held.add(conn) {
+		_ = errors.Join(conn.Close(), far.Close())
 		return
 	}
+	go p.relay(conn, far.(*net.TCPConn), rec) // held waits for it, and closes what it copies
+}
+
+// relay copies bytes until both directions have ended.
+func (p *Proxy) relay(conn *rawConn, far *net.TCPConn, rec *accesslog.Record) {
 	defer p.held.remove(conn)
+	defer conn.Close()
+	defer far.Close()
 	p.metrics.connections.WithLabelValues("tunnel").Inc()
 	p.metrics.tunnels.Inc()
 	defer p.metrics.tunnels.Dec()
 	t := &tunnel{read: p.cfg.Timeouts.TunnelRead, send: p.cfg.Timeouts.TunnelSend}
 	rec.Kind, rec.Status = accesslog.KindTunnel, http.StatusOK
-	if err := t.run(conn, far.(*net.TCPConn)); err != nil {
+	if err := t.run(conn, far); err != nil {
 		rec.Err = err.Error()
 	}
 	rec.Bytes = t.bytes.Load()
 	p.metrics.tunnelBytes.Add(float64(rec.Bytes))
-	p.cfg.AccessLog.Emit(r.Context(), rec)
+	p.cfg.AccessLog.Emit(p.ctx, rec)
 }
 
 // tunnel is the progress of one.
@@ -64,12 +72,10 @@ func (t *tunnel) run(client *rawConn, far *net.TCPConn) error {
 	}
 	near := client.bare()
 	t.active.Store(time.Now().UnixNano())
-	var wg sync.WaitGroup
-	var up, down error
-	wg.Go(func() { up = t.copy(far, near) })
-	wg.Go(func() { down = t.copy(near, far) })
-	wg.Wait()
-	return cause(up, down)
+	up := make(chan error, 1)
+	go func() { up <- t.copy(far, near) }() // ends with the other direction, or soon after
+	down := t.copy(near, far)
+	return cause(<-up, down)
 }
 
 // cause is the first of the errors that is not the consequence of another: an error closes both ends.
@@ -93,6 +99,7 @@ func (t *tunnel) sendEarly(client *rawConn, far *net.TCPConn) error {
 	}
 	n, err := io.CopyN(far, client, int64(early))
 	t.bytes.Add(n)
+	client.early = nil // its buffer is needed no more
 	return err
 }
 
@@ -137,7 +144,11 @@ func (t *tunnel) step(dst, src end) (int64, error) {
 		if err := errors.Join(src.SetReadDeadline(lookUp), dst.SetWriteDeadline(stuckAt)); err != nil {
 			return 0, err
 		}
-		n, err := io.Copy(dst, io.LimitReader(src, burst))
+		var n int64
+		err := awaitBytes(src)
+		if err == nil {
+			n, err = io.Copy(dst, io.LimitReader(src, burst))
+		}
 		now := time.Now()
 		if n > 0 {
 			t.bytes.Add(n)
@@ -155,4 +166,22 @@ func (t *tunnel) step(dst, src end) (int64, error) {
 			return 0, errIdle
 		}
 	}
+}
+
+// awaitBytes waits until src has bytes, an end or an error to give, for at most its read deadline. To splice takes a
+// pipe, and would hold it for as long as it waits: two descriptors for each direction of an idle tunnel.
+func awaitBytes(src end) error {
+	tcp, ok := src.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		var peeked [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), peeked[:], syscall.MSG_PEEK)
+		return !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR) // what else it is, the copy will find
+	})
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"container-registry-proxy/internal/gather"
@@ -21,9 +23,15 @@ const (
 	slow        = 50 * time.Millisecond
 	// A socket takes up to 4 MiB at once of a client that reads slowly; only one that has taken more is fast again.
 	fastAgain = 8 << 20
+	// largePerCore bounds the responses that have the large buffer. A core fills one at a time; the others wait for
+	// their sockets. What thousands of slow readers take at first would otherwise be memory for as many.
+	largePerCore = 16
 	// tiny is what net/http keeps until the handler returns, and then sends together with the head.
 	tiny = 2 << 10
 )
+
+// larges is how many responses have the large buffer.
+var larges atomic.Int64
 
 var (
 	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallBuffer); return &b }}
@@ -40,16 +48,13 @@ func (e *errCut) Unwrap() error { return e.err }
 // takes them quickly. Where a body gives less than it might, as a fill does that waits for its registry, nothing is held
 // back. An error cuts the response.
 func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader) (err error) {
-	if b, ok := body.(*bytes.Reader); ok && b.Len() <= tiny {
-		if _, err := b.WriteTo(out); err != nil {
-			return &errCut{clientGone{err}}
-		}
-		return nil
+	if b, ok := body.(*bytes.Reader); ok {
+		return gone(sendMemory(out, w, r, b))
 	}
 	p := newPace(gather.From(r))
 	defer func() {
-		if stopped := p.end(); err == nil && stopped != nil {
-			err = &errCut{clientGone{stopped}}
+		if stopped := p.end(); err == nil {
+			err = gone(stopped)
 		}
 	}()
 	for {
@@ -57,15 +62,15 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 		if n > 0 {
 			start := time.Now()
 			if _, err := out.Write((*p.buffer)[:n]); err != nil {
-				return &errCut{clientGone{err}}
+				return gone(err)
 			}
 			if n < len(*p.buffer) && rerr == nil {
 				if err := errors.Join(http.NewResponseController(w).Flush(), p.conn.Flush()); err != nil {
-					return &errCut{clientGone{err}}
+					return gone(err)
 				}
 			}
 			if err := p.wrote(n, time.Since(start)); err != nil {
-				return &errCut{clientGone{err}}
+				return gone(err)
 			}
 		}
 		if rerr == io.EOF {
@@ -80,10 +85,29 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 	}
 }
 
+// sendMemory is send for a body that is in memory: it leaves with its head.
+func sendMemory(out io.Writer, w http.ResponseWriter, r *http.Request, body *bytes.Reader) (err error) {
+	if body.Len() > tiny {
+		conn := gather.From(r)
+		conn.Start()
+		defer func() { err = errors.Join(err, http.NewResponseController(w).Flush(), conn.Stop()) }()
+	}
+	_, err = body.WriteTo(out)
+	return err
+}
+
+// gone marks an error of writing to the client.
+func gone(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &errCut{clientGone{err}}
+}
+
 // pace is how much of a body is read and sent at a time.
 type pace struct {
 	conn   *gather.Conn
-	pool   *sync.Pool // that buffer is of
+	large  bool
 	buffer *[]byte
 	sent   int64 // of the body
 	quick  int64 // of it, since the last slow write
@@ -93,36 +117,50 @@ type pace struct {
 // newPace begins with two small buffers: what is read after them begins with a chunk of the store, which reads and checks
 // whole chunks.
 func newPace(conn *gather.Conn) *pace {
-	conn.Start()
-	return &pace{conn: conn, pool: &smallBuffers, buffer: smallBuffers.Get().(*[]byte), needed: store.ChunkSize}
+	return &pace{conn: conn, buffer: smallBuffers.Get().(*[]byte), needed: store.ChunkSize}
 }
 
 // wrote takes note of a write, and changes the pace for the next.
 func (p *pace) wrote(n int, took time.Duration) error {
 	p.sent += int64(n)
 	p.quick += int64(n)
-	if took >= slow {
+	switch {
+	case took >= slow:
 		p.quick, p.needed = 0, fastAgain
-		p.change(&smallBuffers)
-		return p.conn.Stop()
-	}
-	if p.pool == &smallBuffers && p.quick >= p.needed && p.sent%store.ChunkSize == 0 {
-		p.change(&largeBuffers)
-		p.conn.Start()
+		return p.shrink()
+	case !p.large && p.quick >= p.needed && p.sent%store.ChunkSize == 0:
+		p.grow()
 	}
 	return nil
 }
 
-func (p *pace) change(pool *sync.Pool) {
-	if p.pool != pool {
-		p.pool.Put(p.buffer)
-		p.pool, p.buffer = pool, pool.Get().(*[]byte)
+// grow takes the large buffer, if there is one to be had.
+func (p *pace) grow() {
+	if larges.Add(1) > int64(largePerCore*runtime.GOMAXPROCS(0)) {
+		larges.Add(-1)
+		return
 	}
+	smallBuffers.Put(p.buffer)
+	p.buffer, p.large = largeBuffers.Get().(*[]byte), true
+	p.conn.Start()
 }
 
-func (p *pace) end() error {
-	p.pool.Put(p.buffer)
+// shrink gives it back.
+func (p *pace) shrink() error {
+	if !p.large {
+		return nil
+	}
+	larges.Add(-1)
+	largeBuffers.Put(p.buffer)
+	p.buffer, p.large = smallBuffers.Get().(*[]byte), false
 	return p.conn.Stop()
+}
+
+// end gives the buffers back and sends what is held back.
+func (p *pace) end() error {
+	err := p.shrink()
+	smallBuffers.Put(p.buffer)
+	return err
 }
 
 // clientGone marks an error of the client's connection, as against one of upstream or the cache.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 	"time"
 
@@ -57,6 +58,50 @@ func TestTinyBodiesAreSentWhole(t *testing.T) {
 		if err := send(w, w, httptest.NewRequest(http.MethodGet, "/", nil), bytes.NewReader(want)); err != nil || !bytes.Equal(w.Body.Bytes(), want) {
 			t.Errorf("%d bytes: %d sent, %v", size, w.Body.Len(), err)
 		}
+	}
+}
+
+// However many responses are fast, only so many have the large buffer; what one gives back another takes.
+func TestLargeBuffersAreBounded(t *testing.T) { // not parallel: it takes all there are
+	limit := largePerCore * runtime.GOMAXPROCS(0)
+	var all []*pace
+	for range limit + 3 {
+		p := newPace(nil)
+		all = append(all, p)
+		for range 4 {
+			if err := p.wrote(len(*p.buffer), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	large := 0
+	for _, p := range all {
+		if len(*p.buffer) == largeBuffer {
+			large++
+		}
+	}
+	if large != limit {
+		t.Errorf("%d of %d responses have the large buffer, want %d", large, len(all), limit)
+	}
+	if err := all[0].wrote(1, slow); err != nil {
+		t.Fatal(err)
+	}
+	last := all[len(all)-1]
+	for range 2 { // to the end of a chunk
+		if err := last.wrote(len(*last.buffer), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(*last.buffer); got != largeBuffer {
+		t.Errorf("reads of %d bytes after another became slow, want %d", got, largeBuffer)
+	}
+	for _, p := range all {
+		if err := p.end(); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := larges.Load(); got != 0 {
+		t.Errorf("%d large buffers are in use at the end, want 0", got)
 	}
 }
 
