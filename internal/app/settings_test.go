@@ -24,6 +24,12 @@ func effects() map[string]func(*testing.T) {
 		"credentials":               effectCredentials,
 		"token_services":            effectTokenServices,
 		"ALLOW_OWN_AUTH":            effectAllowOwnAuth,
+		"PARALLEL_DOWNLOADS":        effectParallelDownloads,
+		"UPSTREAM_CONCURRENCY":      effectUpstreamConcurrency,
+		"UPSTREAM_RATE":             effectUpstreamRate,
+		"HTTP_PROXY":                effectHTTPProxy,
+		"HTTPS_PROXY":               effectHTTPSProxy,
+		"NO_PROXY":                  effectNoProxy,
 		"VERIFY_SSL":                effectVerifySSL,
 		"UPSTREAM_CA_FILE":          effectUpstreamCAFile,
 

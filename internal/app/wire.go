@@ -2,8 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -51,7 +49,7 @@ func (a *App) wire() (*parts, error) {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	prefixed := prometheus.WrapRegistererWithPrefix("container_registry_proxy_", metrics)
-	prefixed.MustRegister(unverified(cfg.VerifyTLS))
+	prefixed.MustRegister(unverified(cfg.VerifyTLS), unprotected(cfg.Upstreams))
 	p := &parts{own: &ownAddresses{}}
 
 	authority, err := mitm.Open(mitm.Config{
@@ -62,12 +60,6 @@ func (a *App) wire() (*parts, error) {
 		return nil, explainPermission(err, cfg.CADirectory)
 	}
 	p.authority = authority
-	if err := assume(cfg.RunAs, cfg.CacheDirectory); err != nil {
-		return nil, err
-	}
-	if err := a.openStore(p, prefixed); err != nil {
-		return nil, explainPermission(err, cfg.CacheDirectory)
-	}
 	ports, err := dial.ParsePortSet(cfg.TunnelPorts)
 	if err != nil {
 		return nil, fmt.Errorf("TUNNEL_PORTS: %w", err)
@@ -76,28 +68,31 @@ func (a *App) wire() (*parts, error) {
 		AllowedNetworks: cfg.AllowedNetworks, Named: cfg.Named, Own: p.own.list,
 		DisableIPv6: cfg.DisableIPv6, RefusePrivate: cfg.RefusePrivate, TunnelPorts: ports, Resolver: a.resolver,
 	}
-	roots, err := upstreamRoots(cfg.UpstreamCAFile)
+	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))
+	how := towards{
+		cfg: cfg, destinations: destinations, own: tunnels.Own, certificate: authority.CertificatePEM(),
+		log: log.With("component", "upstream"), metrics: prefixed,
+	}
+	asking, err := how.asking()
 	if err != nil {
 		return nil, err
 	}
-	registryLabel := closedSet(cfg.Registries.Exact())
-	limits := ratelimit.New(ratelimit.Config{
-		Reserve: cfg.RateLimitReserve, DB: p.store.DB(), Registries: func(r oci.Registry) string { return registryLabel(string(r)) },
+	// What only root may read has been read.
+	if err := assume(cfg.RunAs, cfg.CacheDirectory); err != nil {
+		return nil, err
+	}
+	if err := a.openStore(p, prefixed); err != nil {
+		return nil, explainPermission(err, cfg.CacheDirectory)
+	}
+	label := how.label()
+	asking.RateLimits = ratelimit.New(ratelimit.Config{
+		Reserve: cfg.RateLimitReserve, DB: p.store.DB(), Registries: func(r oci.Registry) string { return label(string(r)) },
 		Log: log.With("component", "ratelimit"), Registerer: prefixed,
 	})
-	client := upstream.New(upstream.Config{
-		Dialer: dial.New(within(destinations, cfg.Timeouts.ProxyConnect)),
-		Logins: credential.New(credential.Config{
-			Entries: cfg.Credentials, Environ: os.Environ(), Log: log.With("component", "credential"), Registerer: prefixed,
-		}),
-		Named: cfg.Named, Pairs: cfg.TokenServices,
-		TLS:         &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		Insecure:    func(host string) bool { return !cfg.VerifyTLS && cfg.Named(host) },
-		ReadTimeout: cfg.Timeouts.ProxyRead, SendTimeout: cfg.Timeouts.ProxySend,
-		ForceHTTP11: cfg.ForceHTTP11, RateLimits: limits,
-		Registries: func(r oci.Registry) string { return registryLabel(string(r)) },
-		Log:        log.With("component", "upstream"), Registerer: prefixed,
+	asking.Logins = credential.New(credential.Config{
+		Entries: cfg.Credentials, Environ: os.Environ(), Log: log.With("component", "credential"), Registerer: prefixed,
 	})
+	client := upstream.New(asking)
 	rules, err := freshness.NewRules(cfg.ManifestCache)
 	if err != nil {
 		return nil, err
@@ -106,14 +101,14 @@ func (a *App) wire() (*parts, error) {
 	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, GiveUp: cfg.GiveUp, Log: log.With("component", "access")})
 	p.cache = cache.New(cache.Config{
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, GiveUp: cfg.GiveUp,
+		Fill: how.fills(), Connections: how.connections,
 		Log: log.With("component", "cache"), Registerer: prefixed,
 	})
-	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))
 	toOurselves, err := serverTLS(cfg, authority, tunnels.Own)
 	if err != nil {
 		return nil, err
 	}
-	records := accesslog.New(accesslog.Config{Log: log, Registerer: prefixed, Registries: registryLabel})
+	records := accesslog.New(accesslog.Config{Log: log, Registerer: prefixed, Registries: label})
 	p.proxy = proxy.New(proxy.Config{
 		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
 		Registry: registry.New(registry.Config{
@@ -155,25 +150,6 @@ func clientTimeouts(t config.Timeouts) proxy.Timeouts {
 		Send: t.Send, Body: t.ClientBody, Header: t.ClientHeader, KeepAlive: t.KeepAlive,
 		TunnelRead: t.TunnelRead, TunnelSend: t.TunnelSend,
 	}
-}
-
-// upstreamRoots are the system's roots and those of the file, if there is one.
-func upstreamRoots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("system's root certificates: %w", err)
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("UPSTREAM_CA_FILE: %w", err)
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("UPSTREAM_CA_FILE=%s: holds no PEM certificate: want -----BEGIN CERTIFICATE----- blocks", file)
-	}
-	return pool, nil
 }
 
 // ownAddresses are the listeners' addresses, known once they listen.

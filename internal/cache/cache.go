@@ -59,7 +59,12 @@ type Config struct {
 	MemorySize int64
 	// GiveUp is how long a registry that hangs is waited for where a stale answer is at hand; 0 means 3 s.
 	GiveUp time.Duration
-	Log    *slog.Logger
+	// Fill says how downloads go; its Store, Log, Registerer, Verified and ConnectionsTo are set here.
+	Fill fill.Config
+	// Connections is over how many a large blob of a registry may be fetched, where that registry has a value of its own;
+	// 0 means that it has none, and nil that no registry has.
+	Connections func(oci.Registry) int
+	Log         *slog.Logger
 	// Registerer receives the metrics; nil means none are kept.
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -112,7 +117,11 @@ func New(cfg Config) *Cache {
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
 	})
-	fills := fill.Config{Store: cfg.Store, Log: cfg.Log, Verified: c.delivered}
+	fills := cfg.Fill
+	fills.Store, fills.Log, fills.Verified = cfg.Store, cfg.Log, c.delivered
+	if cfg.Connections != nil {
+		fills.ConnectionsTo = func(src fill.Source) int { return cfg.Connections(src.(*source).grant.Registry) }
+	}
 	c.proofs = newProofs(fills)
 	if fills.Registerer = cfg.Registerer; cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(c.proved)

@@ -146,7 +146,8 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 	if c.cfg.Access.Resting(q.Registry) {
 		return resolved{}, errResting
 	}
-	within, cancel := context.WithTimeoutCause(ctx, c.cfg.GiveUp, errHangs)
+	// The stale record is better than the word of a registry that stands in for this one.
+	within, cancel := context.WithTimeoutCause(upstream.Alone(ctx), c.cfg.GiveUp, errHangs)
 	defer cancel()
 	asked := q.Pull
 	asked.purpose = ratelimit.Revalidation

@@ -63,6 +63,24 @@ type Config struct {
 	// Credentials name.
 	Registries HostSet
 
+	// Upstreams says how single registries are asked (entries of registries in the YAML file). Each is one of Registries.
+	Upstreams []Upstream
+
+	// Parents are the proxies that registries are asked through (HTTP_PROXY, HTTPS_PROXY, NO_PROXY; none).
+	Parents Parents
+
+	// ParallelDownloads is over how many connections a large blob may be fetched from a registry that is slow on each
+	// (PARALLEL_DOWNLOADS, 8). 1 means one.
+	ParallelDownloads int
+
+	// UpstreamConcurrency is how many requests to one host may be in progress, to the end of their bodies
+	// (UPSTREAM_CONCURRENCY, 64). The others wait.
+	UpstreamConcurrency int
+
+	// UpstreamRate is how many requests to one host may begin in a second, in the long run (UPSTREAM_RATE). Zero, the
+	// default, means any number.
+	UpstreamRate float64
+
 	// Credentials are what registries and token services are shown (AUTH_REGISTRIES, AUTH_CONFIG_FILE, and credentials in
 	// the YAML file), the first of two alike before the second. What they open is open to every
 	// client of the proxy: that is what they are for.

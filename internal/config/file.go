@@ -22,6 +22,7 @@ type file struct {
 	credentials   []Credential     // of auth_registries
 	logins        []Credential     // of credentials
 	tokenServices map[oci.Registry][]string
+	upstreams     []Upstream // of registries
 }
 
 // readConfigFile reads the file that CONFIG_FILE names. It walks the tree of the YAML parser instead of decoding it:
@@ -93,6 +94,8 @@ func (f *yamlFile) readRoot(root *yaml.Node) {
 			f.readLogins(n)
 		case key.Value == "token_services":
 			f.readTokenServices(n)
+		case key.Value == "registries":
+			f.readRegistries(key, n)
 		case !known:
 			f.refuse(f.label(key, show(key.Value)), f.unknown(key.Value))
 		default:

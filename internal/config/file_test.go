@@ -88,7 +88,7 @@ func TestBadFilesAreRefusedWithTheLine(t *testing.T) {
 		{"field twice", "allow_push: true\n\nallow_push: false\n", []string{":3: allow_push: is there twice"}},
 		{"list for one value", "cache_max_size: [1g, 2g]\n", []string{":1: cache_max_size: want one value"}},
 		{"mapping for one value", "listen: {port: 3}\n", []string{":1: listen: want one value"}},
-		{"mapping in a list", "registries: [quay.io, {a: b}]\n", []string{":1: registries: want a list of values"}},
+		{"mapping in a list", "tunnel_ports: [443, {a: b}]\n", []string{":1: tunnel_ports: want a list of values"}},
 		{"bad value", "\n\nproxy_read_timeout: 0\n", []string{":3: proxy_read_timeout: 0 would end at once", "60s"}},
 		{"bad element", "registries:\n- quay.io\n- https://x.test\n", []string{"registries: https://x.test", "such as x.test"}},
 		{"merge key", "<<: {allow_push: true}\n", []string{":1: <<: unknown field"}},

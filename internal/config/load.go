@@ -51,6 +51,7 @@ type loader struct {
 	origin   map[string]value // by the setting's name in the environment
 	cfg      *Config
 	listed   HostSet  // what REGISTRIES names, and Docker Hub
+	unlisted []string // the registries that have entries in the file and are not in REGISTRIES
 	replaced []string // the hosts of credentials in the file that AUTH_REGISTRIES has others for
 	problems []string
 }
@@ -70,6 +71,11 @@ func load(environ []string, sys system) (*Config, error) {
 			l.env[name] = value // the last one counts, as for a process that is started so
 		}
 	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		if lower, present := l.env[strings.ToLower(name)]; present && l.env[name] == "" {
+			l.env[name] = lower // as most programs take them
+		}
+	}
 	if path := strings.TrimSpace(l.env[envConfigFile]); path != "" {
 		l.readConfigFile(path)
 	}
@@ -79,6 +85,7 @@ func load(environ []string, sys system) (*Config, error) {
 	l.inactive()
 	l.debug()
 	l.patterns()
+	l.upstreams()
 	l.credentials()
 	l.directories()
 	l.files()

@@ -92,7 +92,7 @@ func TestNothingSetIsTheOriginalsDefaults(t *testing.T) {
 		CADirectory:    "/srv/user/.local/share/container-registry-proxy/ca",
 		CacheMaxSize:   32 << 30, CacheMinFree: 1 << 30, CacheInactive: 60 * 24 * time.Hour,
 		RateLimitReserve: 0.2, GiveUp: 3 * time.Second,
-		DefaultRegistry: oci.DockerHub,
+		DefaultRegistry: oci.DockerHub, ParallelDownloads: 8, UpstreamConcurrency: 64,
 		ManifestCache: freshness.Config{
 			PrimaryRegex: `(stable|nightly|production|test)`, PrimaryFor: 10 * time.Minute,
 			SecondaryRegex: `(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+`, SecondaryFor: 60 * 24 * time.Hour,
@@ -107,9 +107,13 @@ func TestNothingSetIsTheOriginalsDefaults(t *testing.T) {
 		TunnelPorts: "443 80 1024-65535", LogLevel: slog.LevelInfo, LogFormat: "json",
 	}
 	got.Registries, want.Registries = HostSet{}, HostSet{}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(HostSet{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(HostSet{}), cmp.Comparer(sameParents)); diff != "" {
 		t.Errorf("Load with nothing set (-want +got):\n%s", diff)
 	}
+}
+
+func sameParents(a, b Parents) bool {
+	return a.HTTP == b.HTTP && a.HTTPS == b.HTTPS && slices.Equal(a.except, b.except)
 }
 
 func TestEverySettingReachesItsField(t *testing.T) {
@@ -169,6 +173,14 @@ func TestEverySettingReachesItsField(t *testing.T) {
 		{"RUN_AS", "1000:100", func(c *Config) any { return c.RunAs }, User{1000, 100}},
 		{"MIRROR_ALL_REGISTRIES", "true", func(c *Config) any { return c.MirrorAll }, true},
 		{"DEFAULT_REGISTRY", "Quay.io", func(c *Config) any { return c.DefaultRegistry }, oci.Registry("quay.io")},
+		{"PARALLEL_DOWNLOADS", "1", func(c *Config) any { return c.ParallelDownloads }, 1},
+		{"UPSTREAM_CONCURRENCY", "5", func(c *Config) any { return c.UpstreamConcurrency }, 5},
+		{"UPSTREAM_RATE", "0.5", func(c *Config) any { return c.UpstreamRate }, 0.5},
+		{"HTTP_PROXY", "http://parent.test:8080/", func(c *Config) any { return c.Parents.HTTP.URL }, "http://parent.test:8080"},
+		{"HTTPS_PROXY", "parent.test", func(c *Config) any { return c.Parents.HTTPS.URL }, "http://parent.test:80"},
+		{"HTTPS_PROXY", "http://user:p%40ss@parent.test:8080", func(c *Config) any { return c.Parents.HTTPS.Login.Reveal() }, "user:p@ss"},
+		{"HTTPS_PROXY", "socks5h://[::1]", func(c *Config) any { return c.Parents.HTTPS.URL }, "socks5://[::1]:1080"},
+		{"NO_PROXY", "localhost,.corp.test, 10.0.0.0/8", func(c *Config) any { return len(c.Parents.except) }, 3},
 		{"TLS_NAMES", "proxy.test 192.0.2.1", func(c *Config) any { return len(c.TLSNames) }, 2},
 		{"LOG_LEVEL", "warn", func(c *Config) any { return c.LogLevel }, slog.LevelWarn},
 		{"LOG_FORMAT", "text", func(c *Config) any { return c.LogFormat }, "text"},
@@ -215,6 +227,17 @@ func TestBadValuesAreNamedWithARightOne(t *testing.T) {
 		{"TLS_KEY_FILE", "/a/file", "TLS_CRT_FILE", "/run/secrets/tls.crt"},
 		{"RUN_AS", "root", "root", "65532:65532"},
 		{"RUN_AS", "0:0", "0:0", "65532:65532"},
+		{"PARALLEL_DOWNLOADS", "0", "0: want a whole number from 1 to 16", "such as 8"},
+		{"PARALLEL_DOWNLOADS", "many", "many: want a whole number", "such as 8"},
+		{"UPSTREAM_CONCURRENCY", "-1", "-1: want a whole number from 1", "such as 64"},
+		{"UPSTREAM_RATE", "0", "0: want how many requests", "such as 20 or 0.5"},
+		{"UPSTREAM_RATE", "1e3", "1e3: want how many requests", "such as 20 or 0.5"},
+		{"HTTP_PROXY", "ftp://parent.test", "ftp is no kind of proxy", "http://proxy.example.com:8080"},
+		{"HTTPS_PROXY", "http://parent.test/path", "not the URL of a proxy", "http://proxy.example.com:8080"},
+		{"HTTPS_PROXY", "http://canary@:1", "has no host", "http://proxy.example.com:8080"},
+		{"NO_PROXY", "10.0.0.0/40", "10.0.0.0/40 is no network", "10.0.0.0/8"},
+		{"NO_PROXY", "http://x", "http://x is no network", "10.0.0.0/8"},
+		{"NO_PROXY", "a b_*", "b_*: want hosts, domains", "localhost,.example.com,10.0.0.0/8"},
 		{"TLS_NAMES", "proxy.test:3128", "proxy.test:3128", "proxy.example.com"},
 		{"DEFAULT_REGISTRY", "docker.io/library", "docker.io/library", "such as docker.io"},
 		{"UPSTREAM_CA_FILE", "/a/file", "/a/file holds no certificate", "BEGIN CERTIFICATE"},

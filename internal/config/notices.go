@@ -43,6 +43,7 @@ func (l *loader) notice() {
 		}
 	}
 	l.noticeCredentials()
+	l.noticeUpstreams()
 	if l.cfg.AllowOwnAuth {
 		l.say("ALLOW_OWN_AUTH=true: " + notYet)
 	}

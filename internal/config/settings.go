@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +40,7 @@ func (s setting) field() string { return strings.ToLower(s.env) }
 // settings are all that can be set by one value. AUTH_REGISTRIES, its delimiters and CONFIG_FILE are not among them:
 // their reading is load's.
 func settings() []setting {
-	return append(switches(), append(times(), []setting{
+	return slices.Concat(switches(), times(), towardsUpstream(), []setting{
 		{env: "LISTEN", fallback: ":3128", parse: func(c *Config, v string) (err error) {
 			c.Listen, err = parseListen(v, ":3128")
 			return err
@@ -101,7 +103,37 @@ func settings() []setting {
 			}
 			return nil
 		}},
-	}...)...)
+	})
+}
+
+// towardsUpstream are the settings of how registries are asked that the YAML file may have another value of for each.
+func towardsUpstream() []setting {
+	return []setting{
+		{env: "PARALLEL_DOWNLOADS", fallback: "8", parse: func(c *Config, v string) (err error) {
+			c.ParallelDownloads, err = parseCount(v, maxParallel, "8")
+			return err
+		}},
+		{env: "UPSTREAM_CONCURRENCY", fallback: "64", parse: func(c *Config, v string) (err error) {
+			c.UpstreamConcurrency, err = parseCount(v, math.MaxInt32, "64")
+			return err
+		}},
+		{env: "UPSTREAM_RATE", parse: func(c *Config, v string) (err error) {
+			c.UpstreamRate, err = parseRate(v)
+			return err
+		}},
+		{env: "HTTP_PROXY", parse: func(c *Config, v string) (err error) {
+			c.Parents.HTTP, err = parseParent(v)
+			return err
+		}},
+		{env: "HTTPS_PROXY", parse: func(c *Config, v string) (err error) {
+			c.Parents.HTTPS, err = parseParent(v)
+			return err
+		}},
+		{env: "NO_PROXY", list: true, parse: func(c *Config, v string) (err error) {
+			c.Parents.except, err = parseExceptions(v)
+			return err
+		}},
+	}
 }
 
 // switches are the settings that are true or false.

@@ -48,7 +48,7 @@ type opening struct {
 // conduct returns when the blob is whole, nobody wants more of it, or it cannot be had. All workers have ended then.
 func (f *Fills) conduct(ctx context.Context, x *fill, first *opening) error {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &conductor{fills: f, fill: x, ended: make(chan ending), tuner: newTuner(f.cfg.Connections)}
+	c := &conductor{fills: f, fill: x, ended: make(chan ending), tuner: newTuner(f.connections(x.source()))}
 	defer func() {
 		cancel()
 		go func() { c.wg.Wait(); close(c.ended) }()
@@ -104,10 +104,18 @@ func (c *conductor) plan() plan {
 		connections: c.tuner.connections(), run: c.tuner.run(), spare: c.fills.spare,
 		paused: time.Now().Before(c.pauseEnd), cautious: c.failures > 0, worthFinishing: c.fills.worthFinishing,
 	}
-	if p.connections > 1 && c.fills.cfg.Parallel != nil && !c.fills.cfg.Parallel(c.fill.source()) {
-		p.connections = 1
-	}
+	p.connections = min(p.connections, c.fills.connections(c.fill.source()))
 	return p
+}
+
+// connections is over how many a blob may be fetched from a source.
+func (f *Fills) connections(src Source) int {
+	if f.cfg.ConnectionsTo != nil {
+		if n := f.cfg.ConnectionsTo(src); n > 0 {
+			return n
+		}
+	}
+	return f.cfg.Connections
 }
 
 // look is what is done from time to time.

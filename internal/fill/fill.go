@@ -72,8 +72,9 @@ type Config struct {
 	// SpareConnections bounds those over all fills, beyond the first of each: what a large blob takes must be left of
 	// what a registry grants to us all. 0 means 32.
 	SpareConnections int
-	// Parallel reports whether a source may be asked over several connections at once; nil means that all may.
-	Parallel func(src Source) bool
+	// ConnectionsTo is Connections for one source, where it has a value of its own; 0 means that it has none, and nil that
+	// no source has.
+	ConnectionsTo func(src Source) int
 
 	// Share of a blob, from 0 to 1, after which the rest of one that is read in parts is fetched too; 0 means 0.5.
 	Share float64

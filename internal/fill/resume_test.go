@@ -333,7 +333,7 @@ func TestParallelCanBeSwitchedOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blob, _ := randomBlob(16 << 20)
 		o := &origin{name: "no", blob: blob, pace: 12 * time.Millisecond}
-		pull(t, o, Config{Parallel: func(src Source) bool { return src.Key() != "no" }})
+		pull(t, o, Config{ConnectionsTo: func(src Source) int { return map[string]int{"no": 1}[src.Key()] }})
 		if fetches, _ := o.seen(); fetches != 1 {
 			t.Errorf("%d questions, want 1", fetches)
 		}

@@ -46,6 +46,9 @@ const errStalled = safeError("no byte within the read time-out")
 
 // causeText is a sentence about err that quotes nothing a registry sent.
 func causeText(err error) string {
+	if parent, ok := errors.AsType[*parentError](err); ok {
+		return parent.Error()
+	}
 	if safe, ok := errors.AsType[safeError](err); ok {
 		return string(safe)
 	}

@@ -8,8 +8,6 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
-
-	"container-registry-proxy/internal/oci"
 )
 
 // Limits bound what one host is asked. The zero value means the defaults.
@@ -34,7 +32,7 @@ const (
 
 // hosts keeps what is asked of each host within its limits.
 type hosts struct {
-	limits func(host string) Limits
+	limits func(authority string) Limits
 
 	mu  sync.Mutex // guards all, and the users of each host
 	all map[string]*host
@@ -63,7 +61,7 @@ func (h *hosts) use(u *url.URL) *host {
 	at := h.all[name]
 	if at == nil {
 		h.forgetIdle()
-		at = newHost(h.limits(oci.CanonicalHost(u.Hostname())))
+		at = newHost(h.limits(authority(u)))
 		h.all[name] = at
 	}
 	at.users++

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"container-registry-proxy/internal/oci"
 )
 
 const (
@@ -27,76 +25,84 @@ const (
 	maxHTTP2Hosts = 1024
 )
 
-// transports are the ways to ask a host: HTTP/1.1, in which every blob has a connection of its own, and HTTP/2 for the
-// hosts that insist; each with certificates verified or, for what the operator named insecure, not. They share no
-// connections.
+// transports are the ways to ask hosts, each with its own connections, made when they are first used. There are a few for
+// each host of the configuration.
 type transports struct {
-	cfg        Config
-	verified   versions
-	unverified versions
-	insistent  hostSet // hosts that insist on HTTP/2
+	cfg       Config
+	insistent hostSet // hosts that insist on HTTP/2
+
+	mu   sync.Mutex // guards ways
+	ways map[way]versions
 }
 
-// versions are the transports of one way to judge certificates.
+// versions are the transports of one way: HTTP/1.1, in which every blob has a connection of its own, and HTTP/2 for the
+// hosts that insist.
 type versions struct{ h1, h2 *http.Transport }
 
 func newTransports(cfg Config) *transports {
-	t := &transports{cfg: cfg, insistent: hostSet{hosts: map[string]bool{}}}
-	for _, v := range []struct {
-		to       *versions
-		insecure bool
-	}{{&t.verified, false}, {&t.unverified, true}} {
-		v.to.h1 = newTransport(cfg, v.insecure)
-		v.to.h1.Protocols = new(http.Protocols)
-		v.to.h1.Protocols.SetHTTP1(true)
-		v.to.h1.TLSClientConfig.NextProtos = []string{"http/1.1"} // a host that insists on HTTP/2 says so at once
-		v.to.h2 = newTransport(cfg, v.insecure)
-		v.to.h2.Protocols = new(http.Protocols)
-		v.to.h2.Protocols.SetHTTP1(true)
-		v.to.h2.Protocols.SetHTTP2(true)
-	}
-	return t
+	return &transports{cfg: cfg, insistent: hostSet{hosts: map[string]bool{}}, ways: map[way]versions{}}
 }
 
-func newTransport(cfg Config, insecure bool) *http.Transport {
-	config := &tls.Config{}
-	if cfg.TLS != nil {
-		config = cfg.TLS.Clone()
+// of returns the transports of a way.
+func (t *transports) of(w way) versions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v, ok := t.ways[w]
+	if !ok {
+		v = versions{h1: newTransport(t.cfg, w), h2: newTransport(t.cfg, w)}
+		v.h1.Protocols = new(http.Protocols)
+		v.h1.Protocols.SetHTTP1(true)
+		v.h1.TLSClientConfig.NextProtos = []string{"http/1.1"} // a host that insists on HTTP/2 says so at once
+		v.h2.Protocols = new(http.Protocols)
+		v.h2.Protocols.SetHTTP1(true)
+		v.h2.Protocols.SetHTTP2(true)
+		t.ways[w] = v
 	}
-	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	config.InsecureSkipVerify = insecure
-	config.NextProtos = nil
-	config.ClientSessionCache = tls.NewLRUClientSessionCache(256)
-	return &http.Transport{
-		Proxy: nil, // never the process's environment: we might be the proxy it names
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := cfg.Dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &sendConn{Conn: conn, timeout: cfg.SendTimeout}, nil
-		},
-		TLSClientConfig:        config,
+	return v
+}
+
+func newTransport(cfg Config, w way) *http.Transport {
+	readTimeout := cfg.ReadTimeout
+	if own := cfg.Hosts[w.host].ReadTimeout; own > 0 {
+		readTimeout = own
+	}
+	t := &http.Transport{
+		Proxy:                  nil, // never the process's environment: we might be the proxy it names
+		DialContext:            w.dial(cfg),
+		TLSClientConfig:        w.tls(cfg),
 		TLSHandshakeTimeout:    cfg.HandshakeTimeout,
 		DisableCompression:     true,
 		MaxIdleConns:           idleTotal,
 		MaxIdleConnsPerHost:    idlePerHost,
 		IdleConnTimeout:        idleTimeout,
-		ResponseHeaderTimeout:  cfg.ReadTimeout,
+		ResponseHeaderTimeout:  readTimeout,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeader,
 		ReadBufferSize:         readBuffer,
 		WriteBufferSize:        32 << 10,
 	}
+	w.through(t)
+	return t
 }
 
 // roundTrip asks once, or once more in HTTP/2 where the host shows that it insists. It reports 426 as the host gave it
-// where HTTP/2 may not be spoken.
+// where HTTP/2 may not be spoken. The registry of the request's context is whom it is asked for.
 func (t *transports) roundTrip(req *http.Request, insecure bool) (*http.Response, error) {
-	v := t.verified
-	if insecure || t.insecure(req) {
-		v = t.unverified
+	w := t.way(req.Context(), req.URL, insecure)
+	if err := w.vet(t.cfg, req.URL); err != nil {
+		return nil, err
 	}
+	resp, err := t.exchange(t.of(w), req)
+	if err == nil {
+		if err = w.parentTrouble(req.URL, resp); err != nil {
+			discard(resp)
+			return nil, err
+		}
+	}
+	return resp, err
+}
+
+func (t *transports) exchange(v versions, req *http.Request) (*http.Response, error) {
 	if t.cfg.ForceHTTP11 {
 		return v.h1.RoundTrip(req)
 	}
@@ -118,13 +124,12 @@ func (t *transports) roundTrip(req *http.Request, insecure bool) (*http.Response
 	return v.h2.RoundTrip(req)
 }
 
-func (t *transports) insecure(req *http.Request) bool {
-	return t.cfg.Insecure != nil && t.cfg.Insecure(oci.CanonicalHost(req.URL.Hostname()))
-}
-
 func (t *transports) closeIdle() {
-	for _, transport := range []*http.Transport{t.verified.h1, t.verified.h2, t.unverified.h1, t.unverified.h2} {
-		transport.CloseIdleConnections()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, v := range t.ways {
+		v.h1.CloseIdleConnections()
+		v.h2.CloseIdleConnections()
 	}
 }
 
@@ -190,7 +195,9 @@ type passThrough struct{ t *transports }
 
 func (p passThrough) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	resp, err := p.t.roundTrip(req.WithContext(ctx), false)
+	req = req.WithContext(ctx)
+	req.URL = p.t.plain(req.URL)
+	resp, err := p.t.roundTrip(req, false)
 	if err != nil {
 		cancel(err)
 		return nil, err
@@ -199,7 +206,7 @@ func (p passThrough) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = &connBody{conn, cancel}
 		return resp, nil
 	}
-	resp.Body = watchBody(ctx, cancel, resp.Body, p.t.cfg.ReadTimeout, nil)
+	resp.Body = watchBody(ctx, cancel, resp.Body, p.t.readTimeout(ctx), nil)
 	return resp, nil
 }
 

@@ -48,9 +48,14 @@ type Config struct {
 	SendTimeout time.Duration
 	// HandshakeTimeout bounds a TLS handshake; 0 means 10 s.
 	HandshakeTimeout time.Duration
-	// Limits bounds what a host is asked at once; nil means the defaults. Requests that pass through [Client.Transport],
+	// Hosts says how single hosts are asked, by host[:port] without the default port; Docker Hub's registry is
+	// registry-1.docker.io.
+	Hosts map[string]Host
+	// Parent returns the proxy to ask at u through, where the host has none of its own; nil means none.
+	Parent func(u *url.URL) *Parent
+	// Limits bounds what a host[:port], as in Hosts, is asked at once; nil means the defaults. Requests that pass through [Client.Transport],
 	// and those for tokens, are not counted.
-	Limits func(host string) Limits
+	Limits func(authority string) Limits
 	// RateLimits keeps requests within what registries allow; nil means one of its own.
 	RateLimits *ratelimit.Watch
 	// ForceHTTP11 never speaks HTTP/2, not even to a registry that insists (FORCE_UPSTREAM_HTTP_1_1).
@@ -70,6 +75,7 @@ type Client struct {
 	transports *transports
 	hosts      *hosts
 	metrics    *metrics
+	resting    resting
 }
 
 // New returns a client for cfg.
@@ -94,7 +100,7 @@ func New(cfg Config) *Client {
 		Entries:    cfg.Entries,
 		Named:      cfg.Named,
 		Pairs:      cfg.Pairs,
-		Insecure:   cfg.Insecure,
+		Insecure:   cfg.exempt(),
 		Transport:  tokenTransport{c.transports, false},
 		Unverified: tokenTransport{c.transports, true},
 		Observe:    func(reg oci.Registry, status int) { c.metrics.asked(reg, "token", status) },
@@ -125,11 +131,23 @@ const maxAnswers = 2
 // registry gave no usable answer, and [*dial.RefusedError] besides where it, or what it redirects to, may not be
 // dialled; or they match the cause of ctx, or [ratelimit.ErrReserved]. While a registry is left alone after a 429 it
 // is not asked: the response is that 429 again.
+//
+// Where a registry that has fallbacks is down or has had too many requests, what it has is asked of them.
 func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
+	if others := c.fallbacks(ctx, &req); len(others) > 0 {
+		return c.doOrFallBack(ctx, req, others)
+	}
+	return c.one(ctx, req)
+}
+
+// one is Do for one registry.
+func (c *Client) one(ctx context.Context, req Request) (*http.Response, error) {
 	first, err := req.url()
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", req.Registry, err)
 	}
+	first = c.transports.plain(first)
+	ctx = oci.NewContext(ctx, req.Registry)
 	req.Scope = req.scope()
 	return c.limited(ctx, &req, func() (*http.Response, bool, error) { return c.do(ctx, req, first) })
 }
@@ -281,18 +299,30 @@ func (c *Client) send(ctx context.Context, req *Request, u *url.URL, home bool, 
 		return nil, err
 	}
 	c.metrics.asked(req.Registry, kindOf(req.Method), resp.StatusCode)
-	body := watchBody(within, cancel, resp.Body, c.cfg.ReadTimeout, slot)
+	body := watchBody(within, cancel, resp.Body, c.transports.readTimeout(within), slot)
 	body.received = c.metrics.received(req.Registry)
 	body.fail = func(err error) error { return c.failure(ctx, req, u, err) }
 	resp.Body = body
 	return resp, nil
 }
 
+// insecure reports whether what a registry leads to goes unverified.
 func (c *Client) insecure(reg oci.Registry) bool {
-	if c.cfg.Insecure == nil {
-		return false
+	if c.cfg.Hosts[reg.Authority()].Insecure {
+		return true
 	}
-	return c.cfg.Insecure(oci.CanonicalHost((&url.URL{Host: reg.Authority()}).Hostname()))
+	return c.cfg.Insecure != nil && c.cfg.Insecure(oci.CanonicalHost((&url.URL{Host: reg.Authority()}).Hostname()))
+}
+
+// exempt reports whether logins may travel to a host over what is not verified TLS, because the operator said so.
+func (c Config) exempt() func(host string) bool {
+	exempt := map[string]bool{}
+	for name, host := range c.Hosts {
+		if host.Insecure || host.Plain {
+			exempt[oci.CanonicalHost((&url.URL{Host: name}).Hostname())] = true
+		}
+	}
+	return func(host string) bool { return exempt[host] || c.Insecure != nil && c.Insecure(host) }
 }
 
 // failure is what the caller of Do learns of err: the cause of its own context where that has ended.
