@@ -38,6 +38,7 @@ func effects() map[string]func(*testing.T) {
 		"CACHE_INACTIVE_TIME":            effectInactiveTime,
 		"CACHE_INACTIVE":                 effectInactive,
 		"CACHE_DIRECTORY":                effectCacheDirectory,
+		"ABANDONED_DOWNLOADS":            effectAbandonedDownloads,
 		"ENABLE_MANIFEST_CACHE":          effectManifestCache,
 		"MANIFEST_CACHE_PRIMARY_REGEX":   effectPrimaryRegex,
 		"MANIFEST_CACHE_PRIMARY_TIME":    effectPrimaryTime,

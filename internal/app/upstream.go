@@ -224,7 +224,13 @@ func (w towards) connections(reg oci.Registry) int {
 // fills says how blobs are downloaded. What large ones take beyond their first connection is half of what a host grants
 // us at once, so that small ones and manifests need not wait for them.
 func (w towards) fills() fill.Config {
-	return fill.Config{Connections: w.cfg.ParallelDownloads, SpareConnections: max(w.cfg.UpstreamConcurrency/2, 1)}
+	c := fill.Config{
+		Connections: w.cfg.ParallelDownloads, SpareConnections: max(w.cfg.UpstreamConcurrency/2, 1), FinishShare: w.cfg.FinishShare,
+	}
+	if w.cfg.FinishShare > 1 {
+		c.FinishLeft = -1 // not even the last bytes
+	}
+	return c
 }
 
 // label keeps the names of registries of the configuration, for metrics, and calls all others "other".

@@ -81,6 +81,11 @@ type Config struct {
 	// default, means any number.
 	UpstreamRate float64
 
+	// FinishShare is the share of a blob that must be there for its download to go on once the last client has left
+	// (ABANDONED_DOWNLOADS): 0, the default, means that all are finished, more than 1 that none is. What is stopped is kept,
+	// and taken up by the next client.
+	FinishShare float64
+
 	// Credentials are what registries and token services are shown (AUTH_REGISTRIES, AUTH_CONFIG_FILE, and credentials in
 	// the YAML file), the first of two alike before the second. What they open is open to every
 	// client of the proxy: that is what they are for.

@@ -240,3 +240,19 @@ func parseRate(v string) (float64, error) {
 	}
 	return rate, nil
 }
+
+// parseFinish takes what becomes of downloads that nobody waits for.
+func parseFinish(v string) (share float64, err error) {
+	switch v {
+	case "finish":
+		return 0, nil
+	case "stop":
+		return 2, nil
+	}
+	digits, percent := strings.CutSuffix(v, "%")
+	n, err := strconv.Atoi(digits)
+	if !percent || err != nil || !isDigits(digits) || n < 1 || n > 100 {
+		return 0, fmt.Errorf("%s: want finish, stop, or finish from a share on, such as 50%%", show(v))
+	}
+	return float64(n) / 100, nil
+}

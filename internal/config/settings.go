@@ -121,6 +121,10 @@ func towardsUpstream() []setting {
 			c.UpstreamRate, err = parseRate(v)
 			return err
 		}},
+		{env: "ABANDONED_DOWNLOADS", fallback: "finish", parse: func(c *Config, v string) (err error) {
+			c.FinishShare, err = parseFinish(v)
+			return err
+		}},
 		{env: "HTTP_PROXY", parse: func(c *Config, v string) (err error) {
 			c.Parents.HTTP, err = parseParent(v)
 			return err

@@ -83,7 +83,7 @@ type Config struct {
 	// left; 0 means that every fill of a whole blob is finished, as the nginx originals do. One that has no more than
 	// FinishLeft bytes to go is finished too. What is stopped stays staged, and the next reader's fill takes it up.
 	FinishShare float64
-	// FinishLeft is how few bytes are always worth finishing; 0 means 4 MiB.
+	// FinishLeft is how few bytes are always worth finishing; 0 means 4 MiB, less than 0 that none are.
 	FinishLeft int64
 }
 
