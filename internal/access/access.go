@@ -89,6 +89,9 @@ type Config struct {
 	Metadata   *metadata.Metadata
 	// HasCentral reports whether the operator configured credentials for a repository of the registry.
 	HasCentral func(reg oci.Registry, repository string) bool
+	// Keeps reports whether the operator wants what was open in a repository to stay so when its registry says that it is
+	// not there any more. Nil means never.
+	Keeps func(reg oci.Registry, repository string) bool
 	// GiveUp is how long a registry that hangs is waited for where its last answer will do; 0 means 3 s.
 	GiveUp time.Duration
 	Log    *slog.Logger
@@ -127,7 +130,7 @@ func (a *Access) Grant(ctx context.Context, caller Caller, reg oci.Registry, p o
 	last, known := a.cfg.Metadata.Open(reg, p.Repository)
 	recent := known && a.recent(last)
 	switch {
-	case recent && last.Open:
+	case recent && (last.Open || a.kept(g, last)):
 		return g
 	case caller.Authorization.Empty():
 		g.assumed = true
@@ -145,7 +148,7 @@ func (a *Access) Confirm(ctx context.Context, g Grant, p oci.Path) error {
 	if !g.assumed {
 		return nil
 	}
-	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && last.Open && a.recent(last) {
+	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && (last.Open || a.kept(g, last)) && a.recent(last) {
 		return nil
 	}
 	return a.probe(ctx, g, p)
@@ -194,7 +197,7 @@ func (a *Access) free(d oci.Digest) bool {
 		return true
 	}
 	last, known := a.cfg.Metadata.Open(reg, repository)
-	return known && last.Open
+	return known && (last.Open || a.kept(Grant{Registry: reg, Repository: repository}, last))
 }
 
 // Answered records that the registry has answered a request for p under the grant with success: what is assumed open is

@@ -36,6 +36,9 @@ func (a *Access) probe(ctx context.Context, g Grant, p oci.Path) error {
 	if wasOpen && ctx.Err() == nil && !final(err) {
 		return nil
 	}
+	if last, _ := a.cfg.Metadata.Open(g.Registry, g.Repository); missing(err) && a.kept(g, last) {
+		return nil
+	}
 	return err
 }
 
@@ -55,7 +58,9 @@ func (a *Access) seek(ctx context.Context, nobody Grant, path string) error {
 	case err == nil:
 		a.rememberOpen(nobody, path)
 	case final(err):
-		a.cfg.Metadata.PutOpen(nobody.Registry, nobody.Repository, metadata.OpenAnswer{At: a.cfg.Now(), Missing: missing(err)})
+		a.cfg.Metadata.PutOpen(nobody.Registry, nobody.Repository, metadata.OpenAnswer{
+			At: a.cfg.Now(), Missing: missing(err), WasOpen: missing(err) && (last.Open || last.WasOpen),
+		})
 	}
 	return err
 }

@@ -46,6 +46,9 @@ func effects() map[string]func(*testing.T) {
 		"MANIFEST_CACHE_SECONDARY_TIME":  effectSecondaryTime,
 		"MANIFEST_CACHE_DEFAULT_TIME":    effectDefaultTime,
 
+		"tags":       effectTags,
+		"ALLOW_PCRE": effectAllowPCRE,
+
 		"RATE_LIMIT_RESERVE": effectRateLimitReserve,
 		"UPSTREAM_GIVE_UP":   effectGiveUp,
 

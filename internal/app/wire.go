@@ -98,7 +98,7 @@ func (a *App) wire() (*parts, error) {
 		return nil, err
 	}
 	known := metadata.New(p.store.DB())
-	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, GiveUp: cfg.GiveUp, Log: log.With("component", "access")})
+	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Keeps: rules.KeepsMissing, GiveUp: cfg.GiveUp, Log: log.With("component", "access")})
 	p.cache = cache.New(cache.Config{
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, GiveUp: cfg.GiveUp,
 		Fill: how.fills(), Connections: how.connections,

@@ -72,14 +72,18 @@ type Config struct {
 
 // Cache answers pulls. It is safe for concurrent use.
 type Cache struct {
-	cfg     Config
-	fills   *fill.Fills
-	proofs  *proofs
-	memory  *memory
-	flights singleflight.Group
-	commits sync.WaitGroup // of manifests, which are given out before they are on disk
-	odd     *oddRegistries
-	proved  prometheus.Counter
+	cfg          Config
+	fills        *fill.Fills
+	proofs       *proofs
+	memory       *memory
+	flights      singleflight.Group
+	commits      sync.WaitGroup  // of manifests, which are given out before they are on disk
+	ctx          context.Context // of what goes on behind clients' backs; Close ends it
+	cancel       context.CancelFunc
+	background   sync.WaitGroup
+	revalidating sync.Map // of metadata.TagKey: being revalidated in the background
+	odd          *oddRegistries
+	proved       prometheus.Counter
 }
 
 // Pull is what a client asks for.
@@ -117,6 +121,7 @@ func New(cfg Config) *Cache {
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
 	})
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	fills := cfg.Fill
 	fills.Store, fills.Log, fills.Verified = cfg.Store, cfg.Log, c.delivered
 	if cfg.Connections != nil {
@@ -132,6 +137,8 @@ func New(cfg Config) *Cache {
 
 // Close ends the fills in progress, and waits for them and for what is being committed.
 func (c *Cache) Close() {
+	c.cancel()
+	c.background.Wait()
 	c.fills.Close()
 	c.proofs.close()
 	c.commits.Wait()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"container-registry-proxy/internal/access"
+	"container-registry-proxy/internal/freshness"
 	"container-registry-proxy/internal/metadata"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/ratelimit"
@@ -16,34 +17,46 @@ import (
 
 // tag answers a pull by tag: find out which digest it means, then give out that digest.
 func (c *Cache) tag(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	freshFor, tier := c.cfg.Freshness.For(p.Path.Repository, p.Path.Tag)
-	q := &question{Pull: p, grant: g, key: metadata.TagKey{
+	policy := c.cfg.Freshness.For(p.Registry, p.Path.Repository, p.Path.Tag)
+	q := &question{Pull: p, grant: g, policy: policy, key: metadata.TagKey{
 		Registry: p.Registry, Repository: p.Path.Repository, Tag: p.Path.Tag, Accept: normalAccept(p.Accept),
 	}}
-	content, err := c.answer(ctx, q, freshFor)
-	if errors.Is(err, errTooLarge) {
+	var content *Content
+	err := errPassed
+	if !policy.NeverCache {
+		content, err = c.answer(ctx, q)
+	}
+	if errors.Is(err, errTooLarge) || errors.Is(err, errPassed) {
 		content, err = c.passManifest(ctx, p, g)
 	}
 	if err != nil {
 		return nil, err
 	}
-	content.Tier = tier
+	content.Tier = policy.Tier
 	return content, nil
 }
 
-func (c *Cache) answer(ctx context.Context, q *question, freshFor time.Duration) (*Content, error) {
+func (c *Cache) answer(ctx context.Context, q *question) (*Content, error) {
 	rec, known := c.cfg.Metadata.Tag(q.key)
 	r, err := resolved{desc: rec.Descriptor, outcome: Hit}, error(nil)
-	if known && !q.NoCache && rec.Age(c.cfg.Now()) < freshFor {
+	age, unasked := rec.Age(c.cfg.Now()), known && !q.NoCache
+	switch {
+	case unasked && age < q.policy.FreshFor:
 		err = c.cfg.Access.Confirm(ctx, q.grant, q.Path)
-	} else {
+	case unasked && age-q.policy.FreshFor < q.policy.StaleWhileRevalidate:
+		r.outcome = StaleHit
+		if err = c.cfg.Access.Confirm(ctx, q.grant, q.Path); err == nil {
+			c.behind(q)
+		}
+	default:
+		unasked = false
 		r, err = c.resolve(ctx, q, known)
 	}
 	if err != nil {
 		return nil, err
 	}
 	content, err := c.give(ctx, q, r)
-	if r.outcome == Hit && missing(err) {
+	if unasked && missing(err) {
 		// The manifest was evicted here and deleted there: the tag means another by now, or nothing.
 		q.again = true
 		if r, err = c.resolve(ctx, q, known); err == nil {
@@ -53,9 +66,25 @@ func (c *Cache) answer(ctx context.Context, q *question, freshFor time.Duration)
 	return content, err
 }
 
+// behind revalidates a tag while a client is given what is stale, unless that is being done.
+func (c *Cache) behind(q *question) {
+	b := *q
+	b.purpose = ratelimit.Background
+	if _, begun := c.revalidating.LoadOrStore(q.key, true); begun {
+		return
+	}
+	c.background.Go(func() { // Close waits for it
+		defer c.revalidating.Delete(q.key)
+		if _, err := c.resolve(c.ctx, &b, true); err != nil {
+			c.cfg.Log.Info("tag not revalidated", "registry", q.key.Registry, "repository", q.key.Repository, "reference", q.key.Tag, "err", err)
+		}
+	})
+}
+
 // question is what a registry is asked about a tag.
 type question struct {
 	Pull
+	policy freshness.Policy
 	grant  access.Grant
 	key    metadata.TagKey
 	again  bool      // what is known of the tag leads nowhere
@@ -78,6 +107,8 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 	switch {
 	case q.again:
 		way = "again"
+	case q.purpose == ratelimit.Background:
+		way = "background"
 	case !known && q.Head:
 		way = "head"
 	case !known:
@@ -115,7 +146,7 @@ func (c *Cache) find(ctx context.Context, q *question) (resolved, error) {
 		return resolved{desc: m.Descriptor, outcome: Miss, fetched: m}, nil
 	}
 	r, err := c.revalidate(ctx, q, rec)
-	if err != nil && passing(err) {
+	if err != nil && (passing(err) && !q.policy.NeverStale || missing(err) && q.policy.KeepMissing) {
 		c.cfg.Log.Info("tag served stale", "registry", q.key.Registry, "repository", q.key.Repository, "reference", q.key.Tag, "err", err)
 		return resolved{desc: rec.Descriptor, outcome: StaleHit}, nil
 	}
@@ -143,14 +174,17 @@ func (c *Cache) fetchTag(ctx context.Context, q *question) (resolved, error) {
 // revalidate asks whether a tag still means what it did. Where it means another manifest by now, that is fetched before
 // the record changes: what cannot be had, because GETs are limited and HEADs are not, must not replace what can.
 func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRecord) (resolved, error) {
-	if c.cfg.Access.Resting(q.Registry) {
-		return resolved{}, errResting
+	asked, within := q.Pull, ctx
+	if !q.policy.NeverStale {
+		if c.cfg.Access.Resting(q.Registry) {
+			return resolved{}, errResting
+		}
+		// The stale record is better than the word of a registry that stands in for this one.
+		var cancel context.CancelFunc
+		within, cancel = context.WithTimeoutCause(upstream.Alone(ctx), c.cfg.GiveUp, errHangs)
+		defer cancel()
+		asked.purpose = max(q.purpose, ratelimit.Revalidation)
 	}
-	// The stale record is better than the word of a registry that stands in for this one.
-	within, cancel := context.WithTimeoutCause(upstream.Alone(ctx), c.cfg.GiveUp, errHangs)
-	defer cancel()
-	asked := q.Pull
-	asked.purpose = ratelimit.Revalidation
 	m, err := c.describe(within, q.grant, asked)
 	if err != nil {
 		c.rest(q.Registry, err)
@@ -188,8 +222,9 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 }
 
 var (
-	// errTooLarge sends a manifest over maxManifest past the cache.
+	// errTooLarge sends a manifest over maxManifest past the cache, and errPassed one that a rule keeps out of it.
 	errTooLarge = errors.New("manifest too large to keep")
+	errPassed   = errors.New("manifest is never kept")
 	// errHangs, errResting and errNoManifest are reasons to serve what is stale.
 	errHangs      = errors.New("registry hangs")
 	errResting    = errors.New("registry is left alone for a while")

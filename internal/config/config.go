@@ -106,8 +106,8 @@ type Config struct {
 	// It is more than zero.
 	CacheInactive time.Duration
 
-	// ManifestCache says how long tags are fresh (ENABLE_MANIFEST_CACHE, MANIFEST_CACHE_…). Off, every tag is
-	// revalidated each time. Its patterns compile.
+	// ManifestCache says how long tags are fresh (ENABLE_MANIFEST_CACHE, MANIFEST_CACHE_…, ALLOW_PCRE, and tags in the YAML
+	// file). Off, every tag that no rule matches is revalidated each time. Its patterns compile.
 	ManifestCache freshness.Config
 
 	// RateLimitReserve is the share of a registry's rate limit, 0 to 1, below which nothing is asked that no client waits

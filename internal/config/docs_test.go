@@ -71,6 +71,7 @@ func TestTheManualHasEverySettingWithItsDefault(t *testing.T) {
 		envAuthConfigFile: {"-", "-"},
 		"credentials":     {"credentials", "-"},
 		"token_services":  {"token_services", "-"},
+		"tags":            {"tags", "-"},
 	}
 	for _, s := range settings() {
 		want[s.env] = documented{s.field(), s.fallback}

@@ -23,6 +23,7 @@ type file struct {
 	logins        []Credential     // of credentials
 	tokenServices map[oci.Registry][]string
 	upstreams     []Upstream // of registries
+	tags          []tagRule
 }
 
 // readConfigFile reads the file that CONFIG_FILE names. It walks the tree of the YAML parser instead of decoding it:
@@ -96,6 +97,8 @@ func (f *yamlFile) readRoot(root *yaml.Node) {
 			f.readTokenServices(n)
 		case key.Value == "registries":
 			f.readRegistries(key, n)
+		case key.Value == "tags":
+			f.readTags(n)
 		case !known:
 			f.refuse(f.label(key, show(key.Value)), f.unknown(key.Value))
 		default:
@@ -129,7 +132,7 @@ func (f *yamlFile) fields(n *yaml.Node, name string) func(yield func(key, value 
 // unknown says what may have been meant.
 func (f *yamlFile) unknown(field string) error {
 	guess := strings.ReplaceAll(strings.ToLower(field), "-", "_")
-	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "credentials" || guess == "token_services" {
+	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "credentials" || guess == "token_services" || guess == "tags" {
 		return fmt.Errorf("unknown field: want %s", guess)
 	}
 	return errors.New("unknown field: docs/configuration.md lists those there are")

@@ -86,6 +86,7 @@ func load(environ []string, sys system) (*Config, error) {
 	l.debug()
 	l.patterns()
 	l.upstreams()
+	l.tags()
 	l.credentials()
 	l.directories()
 	l.files()
@@ -160,7 +161,7 @@ func (l *loader) patterns() {
 	}
 	for _, name := range []string{"MANIFEST_CACHE_PRIMARY_REGEX", "MANIFEST_CACHE_SECONDARY_REGEX"} {
 		v := l.origin[name]
-		l.refuse(v.label, freshness.CheckFragment(v.text))
+		l.refuse(v.label, freshness.CheckFragment(v.text, l.cfg.ManifestCache.AllowPCRE))
 	}
 }
 

@@ -148,6 +148,7 @@ func switches() []setting {
 		field         func(*Config) *bool
 	}{
 		{"ENABLE_MANIFEST_CACHE", "false", func(c *Config) *bool { return &c.ManifestCache.Enabled }},
+		{"ALLOW_PCRE", "false", func(c *Config) *bool { return &c.ManifestCache.AllowPCRE }},
 		{"ALLOW_PUSH", "false", func(c *Config) *bool { return &c.AllowPush }},
 		{"ALLOW_OWN_AUTH", "false", func(c *Config) *bool { return &c.AllowOwnAuth }},
 		{"ALLOW_PUSH_WITH_OWN_AUTH", "false", func(c *Config) *bool { return &c.AllowPushWithOwnAuth }},

@@ -3,7 +3,6 @@ package freshness
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"regexp/syntax"
 	"strings"
 )
@@ -21,30 +20,18 @@ const (
 )
 
 // CheckFragment says what is wrong with a fragment and what to write instead, or nothing.
-func CheckFragment(fragment string) error {
-	_, err := compile(fragment)
+func CheckFragment(fragment string, allowPCRE bool) error {
+	_, err := compile(fragment, allowPCRE)
 	return err
 }
 
 // compile puts the pattern together as the originals do. nginx reads two backslashes as one, in a fragment too; a tag
 // holds none, so nothing else could be meant.
-func compile(fragment string) (*regexp.Regexp, error) {
+func compile(fragment string, allowPCRE bool) (matcher, error) {
 	if len(fragment) > maxFragment {
 		return nil, fmt.Errorf("pattern has %d bytes: want at most %d", len(fragment), maxFragment)
 	}
-	pattern := prefix + strings.ReplaceAll(fragment, `\\`, `\`)
-	parsed, err := syntax.Parse(pattern, syntax.Perl)
-	if err != nil {
-		return nil, explain(fragment, err)
-	}
-	prog, err := syntax.Compile(parsed.Simplify())
-	if err != nil {
-		return nil, fmt.Errorf("pattern %q: %v", fragment, err)
-	}
-	if len(prog.Inst) > maxProgram {
-		return nil, fmt.Errorf("pattern %q repeats too much for a quick match: write * or + for the large counts", fragment)
-	}
-	return regexp.Compile(pattern)
+	return compilePattern(prefix, strings.ReplaceAll(fragment, `\\`, `\`), allowPCRE)
 }
 
 // needsBacktracking are the ways to write what a linear-time matcher cannot do, each with a way around it.
@@ -70,10 +57,10 @@ var needsBacktracking = []struct{ mark, name, instead string }{
 }
 
 // explain turns the parser's error into one about the fragment, without the prefix that the operator never wrote.
-func explain(fragment string, err error) error {
+func explain(prefix, fragment string, err error) error {
 	for _, n := range needsBacktracking {
 		if strings.Contains(fragment, n.mark) && refusesPerl(err) {
-			return fmt.Errorf("pattern %q: %s needs PCRE, which could be made to match for ever; %s", fragment, n.name, n.instead)
+			return fmt.Errorf("pattern %q: %s needs PCRE, which could be made to match for ever; %s; or set ALLOW_PCRE=true", fragment, n.name, n.instead)
 		}
 	}
 	var perr *syntax.Error
@@ -81,7 +68,7 @@ func explain(fragment string, err error) error {
 		return fmt.Errorf("pattern %q: %v", fragment, err)
 	}
 	if perr.Code == syntax.ErrInvalidEscape && len(perr.Expr) > 1 && strings.ContainsRune("123456789gk", rune(perr.Expr[1])) {
-		return fmt.Errorf("pattern %q: a back-reference (%s) needs PCRE, which could be made to match for ever; write the alternatives out, such as (a-a|b-b)", fragment, perr.Expr)
+		return fmt.Errorf("pattern %q: a back-reference (%s) needs PCRE, which could be made to match for ever; write the alternatives out, such as (a-a|b-b); or set ALLOW_PCRE=true", fragment, perr.Expr)
 	}
 	if expr := strings.TrimPrefix(perr.Expr, prefix); expr != fragment && expr != "" {
 		return fmt.Errorf("pattern %q: %s: %s; a right one is (stable|nightly)", fragment, perr.Code, expr)

@@ -1,13 +1,16 @@
-// Package freshness says how long a tag is served without asking upstream. It is pure: the same configuration and the
-// same tag always give the same answer, nothing is read, written or timed. Its invariant: an answer costs time linear
-// in the length of repository and tag, whatever the operator's patterns and a stranger's tag are.
+// Package freshness says how long a tag is served without asking upstream, and what is done with it beyond that: by the
+// first of the operator's rules that matches, else by the nginx originals' three tiers. Nothing is read or written. Its
+// invariant: an answer costs time linear in the length of repository and tag, whatever the operator's patterns and a
+// stranger's tag are; where the operator has allowed patterns that cannot promise that, a match is given up after
+// 300 ms, and a tag costs that once.
 package freshness
 
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
+
+	"container-registry-proxy/internal/oci"
 )
 
 // Config is the manifest cache in three tiers, as the nginx originals have it. The zero value is the manifest cache
@@ -36,6 +39,12 @@ type Config struct {
 
 	// DefaultFor is how long every other tag is fresh. Zero means it is revalidated each time.
 	DefaultFor time.Duration
+
+	// Rules go before the tiers, whether those are switched on or not; the first that matches wins.
+	Rules []Rule
+
+	// AllowPCRE has patterns that RE2 cannot match matched by an engine that backtracks.
+	AllowPCRE bool
 }
 
 // The names of the tiers, as the originals report them in a response header.
@@ -46,33 +55,47 @@ const (
 	typeDisabled  = "manifest-default-disabled"
 )
 
-// Rules tell how long a tag is fresh. They are safe for concurrent use.
+// Rules tell what is done with a tag. They are safe for concurrent use.
 type Rules struct {
+	rules       []rule
 	tiers       []tier // the first that matches wins
 	defaultFor  time.Duration
 	defaultType string
 }
 
 type tier struct {
-	pattern   *regexp.Regexp
+	pattern   matcher
 	freshFor  time.Duration
 	cacheType string
 }
 
-// NewRules compiles the fragments of cfg. Its error names every tier whose fragment [CheckFragment] refuses, and every
-// time that is negative.
+// NewRules compiles the patterns of cfg. Its error names every rule and tier whose pattern is refused, and every time that
+// is negative.
 func NewRules(cfg Config) (*Rules, error) {
-	if !cfg.Enabled {
-		return &Rules{defaultType: typeDisabled}, nil
-	}
 	r := &Rules{defaultFor: cfg.DefaultFor, defaultType: typeDefault}
-	err := errors.Join(
-		r.add("primary", cfg.PrimaryRegex, tier{freshFor: cfg.PrimaryFor, cacheType: typePrimary}),
-		r.add("secondary", cfg.SecondaryRegex, tier{freshFor: cfg.SecondaryFor, cacheType: typeSecondary}),
+	var errs []error
+	for i, written := range cfg.Rules {
+		compiled, err := compileRule(written, cfg.AllowPCRE)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("rule %d: %w", i+1, err))
+		}
+		r.rules = append(r.rules, compiled)
+	}
+	if !cfg.Enabled {
+		r.defaultFor, r.defaultType = 0, typeDisabled
+		return r.orError(errors.Join(errs...))
+	}
+	errs = append(errs,
+		r.add("primary", cfg.PrimaryRegex, cfg.AllowPCRE, tier{freshFor: cfg.PrimaryFor, cacheType: typePrimary}),
+		r.add("secondary", cfg.SecondaryRegex, cfg.AllowPCRE, tier{freshFor: cfg.SecondaryFor, cacheType: typeSecondary}),
 	)
 	if cfg.DefaultFor < 0 {
-		err = errors.Join(err, fmt.Errorf("default tier: fresh for %v: want zero or more", cfg.DefaultFor))
+		errs = append(errs, fmt.Errorf("default tier: fresh for %v: want zero or more", cfg.DefaultFor))
 	}
+	return r.orError(errors.Join(errs...))
+}
+
+func (r *Rules) orError(err error) (*Rules, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -80,14 +103,14 @@ func NewRules(cfg Config) (*Rules, error) {
 }
 
 // add puts a tier behind those that are there, unless it has no fragment.
-func (r *Rules) add(name, fragment string, t tier) error {
+func (r *Rules) add(name, fragment string, allowPCRE bool, t tier) error {
 	if t.freshFor < 0 {
 		return fmt.Errorf("%s tier: fresh for %v: want zero or more", name, t.freshFor)
 	}
 	if fragment == "" {
 		return nil
 	}
-	pattern, err := compile(fragment)
+	pattern, err := compile(fragment, allowPCRE)
 	if err != nil {
 		return fmt.Errorf("%s tier: %w", name, err)
 	}
@@ -96,17 +119,38 @@ func (r *Rules) add(name, fragment string, t tier) error {
 	return nil
 }
 
-// For returns how long a tag of repository is fresh, and the name of its tier: "manifest-primary",
-// "manifest-secondary", "manifest-default", or "manifest-default-disabled" while the manifest cache is off.
-func (r *Rules) For(repository, tag string) (freshFor time.Duration, cacheType string) {
-	if len(r.tiers) == 0 {
-		return r.defaultFor, r.defaultType
-	}
-	path := "/v2/" + repository + "/manifests/" + tag
-	for _, t := range r.tiers {
-		if t.pattern.MatchString(path) {
-			return t.freshFor, t.cacheType
+// For returns what is done with a tag.
+func (r *Rules) For(registry oci.Registry, repository, tag string) Policy {
+	for _, rule := range r.rules {
+		if rule.of(registry, repository) && rule.tag.MatchString(tag) {
+			if rule.FreshFor != nil {
+				return rule.apply(Policy{})
+			}
+			return rule.apply(r.tierOf(repository, tag))
 		}
 	}
-	return r.defaultFor, r.defaultType
+	return r.tierOf(repository, tag)
+}
+
+// KeepsMissing reports whether a rule may keep tags of a repository that its registry says are not there any more: then
+// what they consist of is kept as well.
+func (r *Rules) KeepsMissing(registry oci.Registry, repository string) bool {
+	for _, rule := range r.rules {
+		if rule.KeepMissing && rule.of(registry, repository) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Rules) tierOf(repository, tag string) Policy {
+	if len(r.tiers) > 0 {
+		path := "/v2/" + repository + "/manifests/" + tag
+		for _, t := range r.tiers {
+			if t.pattern.MatchString(path) {
+				return Policy{FreshFor: t.freshFor, Tier: t.cacheType}
+			}
+		}
+	}
+	return Policy{FreshFor: r.defaultFor, Tier: r.defaultType}
 }

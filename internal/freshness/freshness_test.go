@@ -27,6 +27,12 @@ func newRules(t testing.TB, cfg freshness.Config) *freshness.Rules {
 	return r
 }
 
+// tierOf is the tier of a tag, and how long it is fresh.
+func tierOf(r *freshness.Rules, repository, tag string) (time.Duration, string) {
+	p := r.For("registry.test", repository, tag)
+	return p.FreshFor, p.Tier
+}
+
 func TestTagsOfTheOriginalsTiers(t *testing.T) {
 	t.Parallel()
 	r := newRules(t, originals)
@@ -50,7 +56,7 @@ func TestTagsOfTheOriginalsTiers(t *testing.T) {
 		"main":              "manifest-default",
 		"latest-production": "manifest-default",
 	} {
-		if _, got := r.For("library/alpine", tag); got != want {
+		if _, got := tierOf(r, "library/alpine", tag); got != want {
 			t.Errorf("For(library/alpine, %q) is %s, want %s", tag, got, want)
 		}
 	}
@@ -60,7 +66,7 @@ func TestTiersHaveTheirTimes(t *testing.T) {
 	t.Parallel()
 	r := newRules(t, originals)
 	for tag, want := range map[string]time.Duration{"stable": 10 * time.Minute, "1.2.3": 60 * 24 * time.Hour, "latest": time.Hour} {
-		if got, _ := r.For("library/alpine", tag); got != want {
+		if got, _ := tierOf(r, "library/alpine", tag); got != want {
 			t.Errorf("For(library/alpine, %q) = %v, want %v", tag, got, want)
 		}
 	}
@@ -89,7 +95,7 @@ func TestFragmentsMeanWhatTheyMeanInNginx(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRules(t, freshness.Config{Enabled: true, PrimaryRegex: tt.fragment})
-			_, cacheType := r.For(tt.repository, tt.tag)
+			_, cacheType := tierOf(r, tt.repository, tt.tag)
 			if got := cacheType == "manifest-primary"; got != tt.want {
 				t.Errorf("fragment %q, %s:%s: matches %v, want %v", tt.fragment, tt.repository, tt.tag, got, tt.want)
 			}
@@ -104,7 +110,7 @@ func TestSwitchedOffEveryTagIsRevalidated(t *testing.T) {
 	cfg.PrimaryRegex = "(" // not looked at
 	r := newRules(t, cfg)
 	for _, tag := range []string{"stable", "1.2.3", "latest"} {
-		if freshFor, cacheType := r.For("app", tag); freshFor != 0 || cacheType != "manifest-default-disabled" {
+		if freshFor, cacheType := tierOf(r, "app", tag); freshFor != 0 || cacheType != "manifest-default-disabled" {
 			t.Errorf("For(app, %q) = %v, %s, want 0s, manifest-default-disabled", tag, freshFor, cacheType)
 		}
 	}
@@ -116,7 +122,7 @@ func TestEmptyFragmentSwitchesItsTierOff(t *testing.T) {
 	cfg.PrimaryRegex, cfg.SecondaryRegex = "", ""
 	r := newRules(t, cfg)
 	for _, tag := range []string{"stable", "1.2.3"} {
-		if _, cacheType := r.For("app", tag); cacheType != "manifest-default" {
+		if _, cacheType := tierOf(r, "app", tag); cacheType != "manifest-default" {
 			t.Errorf("For(app, %q) is %s, want manifest-default", tag, cacheType)
 		}
 	}
@@ -144,7 +150,7 @@ func TestRefusedFragmentsSayWhatToWriteInstead(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			err := freshness.CheckFragment(tt.fragment)
+			err := freshness.CheckFragment(tt.fragment, false)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("CheckFragment(%q) = %v, want an error with %q", tt.fragment, err, tt.want)
 			}
@@ -187,7 +193,7 @@ func TestWorstTagsCostLittle(t *testing.T) {
 			repository := strings.Repeat("a/", 127) + "a"
 			start := time.Now()
 			for range 100 {
-				r.For(repository, tt.tag)
+				tierOf(r, repository, tt.tag)
 			}
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("100 matches of %q took %v", tt.fragment, took)
@@ -202,14 +208,14 @@ func FuzzRules(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, fragment, repository, tag string) {
 		r, err := freshness.NewRules(freshness.Config{Enabled: true, PrimaryRegex: fragment})
-		if (err == nil) != (freshness.CheckFragment(fragment) == nil) {
-			t.Fatalf("fragment %q: NewRules says %v, CheckFragment says %v", fragment, err, freshness.CheckFragment(fragment))
+		if (err == nil) != (freshness.CheckFragment(fragment, false) == nil) {
+			t.Fatalf("fragment %q: NewRules says %v, CheckFragment says %v", fragment, err, freshness.CheckFragment(fragment, false))
 		}
 		if err != nil || len(repository) > 255 || len(tag) > 128 {
 			return
 		}
-		first, cacheType := r.For(repository, tag)
-		if second, again := r.For(repository, tag); second != first || again != cacheType {
+		first, cacheType := tierOf(r, repository, tag)
+		if second, again := tierOf(r, repository, tag); second != first || again != cacheType {
 			t.Fatalf("fragment %q, %s:%s: two answers", fragment, repository, tag)
 		}
 	})
@@ -221,7 +227,7 @@ func BenchmarkFor(b *testing.B) {
 		b.Run(tag, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				r.For("library/alpine", tag)
+				tierOf(r, "library/alpine", tag)
 			}
 		})
 	}

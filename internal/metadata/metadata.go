@@ -172,6 +172,8 @@ type OpenAnswer struct {
 	// Missing says that a repository was not open because what was asked for is not there, or is hidden as if it were
 	// not: that is soon asked again.
 	Missing bool `json:"missing,omitempty"`
+	// WasOpen says that the repository was open until what was asked for went missing.
+	WasOpen bool `json:"wasOpen,omitempty"`
 }
 
 // Open returns the last answer, if there was one.

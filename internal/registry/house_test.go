@@ -61,6 +61,7 @@ type plan struct {
 	central []string
 	// freshFor is how long every tag is fresh; 0 means that each is revalidated each time.
 	freshFor    time.Duration
+	rules       []freshness.Rule
 	maxSize     int64
 	readTimeout time.Duration
 	giveUp      time.Duration
@@ -106,12 +107,12 @@ func (p plan) build(t testing.TB) *house {
 		RateLimits: ratelimit.New(ratelimit.Config{Reserve: ratelimit.DefaultReserve, DB: h.store.DB(), Log: log, Now: h.now}),
 	})
 	hasCentral := h.upstream.Auth().HasCentralFor
-	rules, err := freshness.NewRules(freshness.Config{Enabled: true, DefaultFor: p.freshFor})
+	rules, err := freshness.NewRules(freshness.Config{Enabled: true, DefaultFor: p.freshFor, Rules: p.rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	known := metadata.New(h.store.DB())
-	trust := access.New(access.Config{Registries: h.upstream, Metadata: known, HasCentral: hasCentral, GiveUp: p.giveUp, Log: log, Now: h.now})
+	trust := access.New(access.Config{Registries: h.upstream, Metadata: known, HasCentral: hasCentral, Keeps: rules.KeepsMissing, GiveUp: p.giveUp, Log: log, Now: h.now})
 	h.cache = cache.New(cache.Config{
 		Store: h.store, Metadata: known, Access: trust, Registries: h.upstream, Freshness: rules, GiveUp: p.giveUp, Log: log, Now: h.now,
 	})

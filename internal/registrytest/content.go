@@ -140,3 +140,12 @@ func (r *Registry) Delete(repo, tag string, digest oci.Digest) {
 		maps.DeleteFunc(re.tags, func(_ string, d oci.Digest) bool { return d == digest })
 	})
 }
+
+// DeleteRepository removes all that a repository holds.
+func (r *Registry) DeleteRepository(repo string) {
+	r.content.in(repo, func(re *repository) {
+		clear(re.blobs)
+		clear(re.documents)
+		clear(re.tags)
+	})
+}
