@@ -25,9 +25,11 @@ func command(p process) *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(serveCommand(p), demoCommand(p), doctorCommand(p), healthcheckCommand(p), versionCommand())
+	root.AddCommand(serveCommand(p), demoCommand(p), doctorCommand(p), setupCommand(p), healthcheckCommand(p), versionCommand())
 	for _, c := range append(root.Commands(), root) {
-		c.Args = noArguments
+		if c.Args == nil || c == root {
+			c.Args = noArguments
+		}
 	}
 	return root
 }

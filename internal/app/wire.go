@@ -115,7 +115,9 @@ func (a *App) wire() (*parts, error) {
 			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentralFor,
 			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, GiveUp: cfg.GiveUp, Log: log.With("component", "registry"),
 		}),
-		Local:     setup.Handler(setup.Config{CertificatePEM: authority.CertificatePEM(), Healthy: a.healthy}),
+		Local: setup.Handler(setup.Config{
+			CertificatePEM: authority.CertificatePEM(), Registries: cfg.Registries.Mirrored(), Healthy: a.healthy,
+		}),
 		Authority: authority, Dialer: tunnels, Upstream: client.Transport(), ClientToken: client.Auth().ClientToken,
 		DefaultRegistry: cfg.DefaultRegistry, MirrorAll: cfg.MirrorAll, ServerTLS: toOurselves,
 		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),

@@ -181,6 +181,18 @@ func (s HostSet) Exact() []string {
 	return slices.Compact(hosts)
 }
 
+// Mirrored returns the registries of the set that have a name of their own, without a wildcard, sorted: Docker Hub once.
+func (s HostSet) Mirrored() []string {
+	var registries []string
+	for _, host := range s.Exact() {
+		if reg, ok := s.Intercept(host); ok && host != "auth.docker.io" {
+			registries = append(registries, string(reg))
+		}
+	}
+	slices.Sort(registries)
+	return slices.Compact(registries)
+}
+
 // Named reports whether host, without a port, is one that the operator wrote, whatever port he wrote with it.
 func (s HostSet) Named(host string) bool {
 	host = oci.CanonicalHost(host)

@@ -24,7 +24,7 @@ type machine struct {
 func newMachine(t *testing.T, trustTools []string, units ...string) *machine {
 	t.Helper()
 	m := &machine{t: t, root: t.TempDir()}
-	for _, dir := range []string{"dev", "usr", "tmp", "etc/systemd/system", "run/systemd/system", "units", "tools", "local/share"} {
+	for _, dir := range []string{"dev", "usr", "tmp", "etc/systemd/system", "run/systemd/system", "units", "tools", "local/share", "var/lib"} {
 		m.mkdir(dir)
 	}
 	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64"} { // links into /usr
@@ -40,7 +40,7 @@ func newMachine(t *testing.T, trustTools []string, units ...string) *machine {
 	// They read what they can of their input, as programs that ask questions do: it must not be the rest of the script.
 	m.write("tools/systemctl", "#!/bin/sh\ncat >/dev/null\nif [ \"$1\" = cat ]; then [ -e \"/units/$2\" ]; exit; fi\necho \"systemctl $*\" >>/calls\n", 0o755)
 	for _, tool := range trustTools {
-		m.write("tools/"+tool, "#!/bin/sh\ncat >/dev/null\necho "+tool+" >>/calls\n", 0o755)
+		m.write("tools/"+tool, "#!/bin/sh\ncat >/dev/null\necho \""+tool+"${1+ $*}\" >>/calls\n", 0o755)
 	}
 	return m
 }
@@ -84,6 +84,7 @@ func (m *machine) run(commandLine string) (output string, err error) {
 	defer cancel()
 	const enter = `set -e
 mount --rbind /usr "$0/usr"
+mount -o remount,bind,ro "$0/usr"
 mount --bind "$0/local/share" "$0/usr/local/share"
 mount --rbind /dev "$0/dev"
 PATH=$PATH:/usr/sbin:/sbin

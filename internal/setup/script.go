@@ -2,26 +2,183 @@ package setup
 
 import (
 	"crypto/sha256"
-	_ "embed" // for the script
+	"embed"
 	"encoding/pem"
 	"fmt"
 	"strings"
 )
 
-// The script keeps a few promises to the originals' users, who edit it with sed on its way to a shell:
+// The scripts are put together from pieces: what notes which files were made, what trusts the authority, what a client
+// needs, and the order of it all. The places to fill in are written @SO@; all that goes into one is either ours or made of
+// the characters of addresses.
 //
-//   - "Environment" stands at the start of the lines that set it, and nowhere else; these lines end in a double quote,
-//     so that ' "NO_PROXY=…"' may be put behind them;
-//   - a unit's name is written out wherever it is meant, so that another may be put in its place; a name that comes up
-//     twice then does no harm.
-//
-//go:embed systemd.sh
-var systemdScript string
+//go:embed scripts
+var pieces embed.FS
+
+// client is something that pulls images.
+type client struct {
+	name      string
+	services  string   // what runs it, of systemd or OpenRC
+	intercept []string // pieces that have it use the proxy
+	mirror    []string // pieces that name the proxy as a mirror; nil if that is another client's
+	prefix    string   // of its environment variables
+	programs  string   // a command that succeeds where it is installed
+	apply     string   // what has it read registries.conf again
+}
+
+var service = []string{"trust", "service", "environment", "services"}
+
+// clients are those that can be set up. Systemd is the nginx originals': whatever of three units is here.
+var clients = []client{
+	{name: "docker", services: "docker", intercept: service, mirror: []string{"service", "docker-mirror"}},
+	{name: "containerd", services: "containerd", intercept: service, mirror: []string{"service", "containerd-mirror"}},
+	{
+		name: "podman", intercept: []string{"trust", "podman"}, mirror: []string{"registries-mirror"},
+		programs: "command -v podman >/dev/null || command -v buildah >/dev/null || command -v skopeo >/dev/null", apply: ":",
+	},
+	{
+		name: "crio", services: "crio", intercept: service, mirror: []string{"service", "registries-mirror"},
+		programs: "here crio || command -v crio >/dev/null", apply: "! here crio || reload crio",
+	},
+	{name: "buildkit", services: "buildkit", intercept: service, mirror: []string{"service", "buildkit-mirror"}},
+	{name: "k3s", services: "k3s k3s-agent", prefix: "CONTAINERD_", intercept: service, mirror: []string{"service", "k3s-mirror"}},
+	{name: "kind"}, // its nodes are containerd's
+	{name: "systemd", services: "docker podman containerd", intercept: []string{"trust", "systemd"}},
+}
+
+// Clients are the names of what can be set up, in the order of the documentation.
+func Clients() []string {
+	var names []string
+	for _, c := range clients {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// find returns the client of a name.
+func find(name string) (client, error) {
+	for _, c := range clients {
+		if c.name == name {
+			return c, nil
+		}
+	}
+	return client{}, fmt.Errorf("client %q: want one of %s", name, strings.Join(Clients(), ", "))
+}
+
+// Undo returns the script that sets a client back, whatever mode it was set up in. It needs no proxy.
+func Undo(name string) (string, error) {
+	c, err := find(name)
+	if err != nil {
+		return "", err
+	}
+	if c.name == "kind" {
+		node, err := Undo("containerd")
+		if err != nil {
+			return "", err
+		}
+		return kind("Undoes what its set-up did to the nodes of a Kind cluster: CLUSTER is the first argument, or kind.", node), nil
+	}
+	const about = "Undoes on this machine what the set-up of @CLIENT@ for the caching proxy made, and nothing else. Run it as root."
+	return values{"CLIENT": c.name, "MODE": "undo", "SERVICES": c.services}.fill(join(about, "notes", "service", "undo")), nil
+}
+
+// destination is the proxy as its clients know it.
+type destination struct {
+	address    string // host or host:port, checked by clientAddress
+	authority  authority
+	registries []string // those that it mirrors, each checked by hostPort
+}
+
+// authorityName is host:port: a name without a port or a dot is no registry to a client.
+func (d destination) authorityName() string {
+	if strings.HasSuffix(d.address, "]") || !strings.Contains(d.address, ":") {
+		return d.address + ":80"
+	}
+	return d.address
+}
+
+// setUp returns the script that sets a client up.
+func (d destination) setUp(c client, o Options) (string, error) {
+	if c.name == "kind" {
+		containerd, err := find("containerd")
+		if err != nil {
+			return "", err
+		}
+		node, err := d.setUp(containerd, o)
+		if err != nil {
+			return "", err
+		}
+		return kind("Makes the nodes of a Kind cluster pull images through the caching proxy at http://"+d.address+"/, by way of the\n# container engine: CLUSTER is the first argument, or kind. It may be run again.", node), nil
+	}
+	about := "Makes @CLIENT@ on this machine pull images through the caching proxy at @PROXY@/: adds its authority to the\n# trusted roots, and has @CLIENT@ use it as HTTPS_PROXY."
+	pieces, mode := c.intercept, "intercept"
+	if o.Mirror {
+		about = "Makes @CLIENT@ on this machine pull images through the caching proxy at @PROXY@/ as a mirror: no authority to trust,\n# and the registries themselves when the proxy is away."
+		pieces, mode = c.mirror, "mirror"
+	}
+	if pieces == nil {
+		return "", fmt.Errorf("mode=mirror: %s has none: want /setup/docker, /setup/containerd or another client by its name", c.name)
+	}
+	about += " Run it as root. It may be run again: what is right already stays."
+	pieces = append([]string{"notes", "put"}, pieces...)
+	if c.name != "systemd" {
+		pieces = append(pieces, "main")
+	}
+	v := values{
+		"CLIENT": c.name, "MODE": mode, "SERVICES": c.services, "PROGRAMS": c.programs, "APPLY": c.apply,
+		"PROXY": "http://" + d.address, "AUTHORITY": d.authorityName(), "REGISTRIES": strings.Join(d.registries, " "),
+		"CERTIFICATES": d.authority.pem, "FINGERPRINT": d.authority.fingerprint,
+	}
+	settings := []string{c.prefix + "HTTPS_PROXY=http://" + d.address + "/"}
+	v["NO_PROXY_LINE"] = ""
+	if o.NoProxy != "" {
+		settings = append(settings, c.prefix+"NO_PROXY="+o.NoProxy)
+		v["NO_PROXY_LINE"] = "\nEnvironment=\"NO_PROXY=" + o.NoProxy + `"`
+	}
+	v["SETTINGS"], v["QUOTED"] = strings.Join(settings, " "), `"`+strings.Join(settings, `", "`)+`"`
+	return v.fill(join(about, pieces...)), nil
+}
+
+// kind wraps a script for containerd's machine into one that runs it in each node.
+func kind(about, node string) string {
+	return values{"NODE": strings.TrimSuffix(node, "\n")}.fill(join(about, "kind"))
+}
+
+// join puts pieces behind the lines that say what they do together.
+func join(about string, names ...string) string {
+	text := "#!/bin/sh\n# " + about + "\n"
+	for i, name := range names {
+		piece, err := pieces.ReadFile("scripts/" + name + ".sh")
+		if err != nil {
+			panic(err) // it is compiled in
+		}
+		if i > 0 {
+			text += "\n"
+		}
+		text += string(piece)
+	}
+	return text
+}
+
+// values are what goes into a text in the place of @NAME@.
+type values map[string]string
+
+// fill looks at a text once: what has gone in is not looked at again.
+func (v values) fill(text string) string {
+	var pairs []string
+	for name, value := range v {
+		pairs = append(pairs, "@"+name+"@", value)
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
 
 const welcomeText = `container-registry-proxy: the caching proxy is working!
 
-Set up a client where systemd runs docker, podman or containerd, as root (read it first, it is short):
-  curl -fsS http://@ADDRESS@/setup/systemd | sh
+Set up a client, as root (read it first, it is short):
+  curl -fsS http://@ADDRESS@/setup/CLIENT | sh               it trusts this proxy's authority, and uses it for every registry
+  curl -fsS http://@ADDRESS@/setup/CLIENT?mode=mirror | sh   it knows this proxy as a mirror, and trusts nobody new
+  curl -fsS http://@ADDRESS@/setup/CLIENT/undo | sh          all is as it was
+CLIENT is one of @CLIENTS@.
 Set up any other client by hand: trust the certificate, and set the environment variable for it.
   http://@ADDRESS@/ca.crt   SHA-256 @FINGERPRINT@
   HTTPS_PROXY=http://@ADDRESS@/
@@ -51,9 +208,4 @@ func authorityOf(data []byte) authority {
 			a.fingerprint = strings.ReplaceAll(fmt.Sprintf("% X", sha256.Sum256(block.Bytes)), " ", ":")
 		}
 	}
-}
-
-// fill puts the values into a text. The address has been checked by clientAddress.
-func fill(text, address string, a authority) string {
-	return strings.NewReplacer("@ADDRESS@", address, "@CERTIFICATES@", a.pem, "@FINGERPRINT@", a.fingerprint).Replace(text)
 }

@@ -274,5 +274,5 @@ func (s *Store) free() (int64, error) {
 	if err := syscall.Statfs(string(s.dir), &st); err != nil {
 		return 0, fmt.Errorf("free space of %s: %w", s.dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil
 }

@@ -1,0 +1,63 @@
+# needed FILE: another script has noted it.
+needed() {
+	for other in "$state"/*; do
+		case $other in "$state/@CLIENT@-"*) continue ;; esac
+		! cut -d' ' -f3 "$other" | grep -qxF "$1" || return 0
+	done
+	return 1
+}
+
+main() {
+	[ "$(id -u)" = 0 ] || fail "root has to run this"
+	set -- "$state"/@CLIENT@-*
+	if [ ! -e "$1" ]; then
+		say "@CLIENT@ is not set up by a script of the proxy; nothing was changed"
+		exit 0
+	fi
+	removed='' untrusted=''
+	while read -r file; do
+		if [ ! -e "$file" ] || needed "$file"; then
+			continue
+		elif ! ours "$file"; then
+			say "$file was changed since, and is left as it is" >&2
+			continue
+		fi
+		rm "$file"
+		removed="$removed $file"
+		case $file in */container_registry_proxy.crt) untrusted=yes ;; esac
+	done <<END
+$(cut -d' ' -f3 "$@" | sort -u)
+END
+	rm "$@"
+	sort -r "$state/directories" 2>/dev/null | while read -r directory; do
+		rmdir "$directory" 2>/dev/null || : # others may use it by now
+	done
+	if [ "$(ls "$state")" = directories ]; then rm "$state/directories"; fi
+	rmdir "$state" 2>/dev/null || :
+	[ -z "$untrusted" ] || distrust
+	[ -z "$removed" ] || apply
+	say "@CLIENT@ is as it was"
+}
+
+services='@SERVICES@'
+
+apply() {
+	for service in $services; do
+		here "$service" || continue
+		case $removed in
+		*.service.d/* | */rc.conf.d/* | */config.toml* | */buildkit/* | */k3s/*) restart "$service" ;;
+		*/hosts.toml*) ;; # read at each pull
+		*) reload "$service" ;;
+		esac
+	done
+}
+
+distrust() {
+	if command -v update-ca-certificates >/dev/null; then
+		update-ca-certificates --fresh
+	else
+		update-ca-trust
+	fi
+}
+
+main # at the end, so that half a script does nothing
