@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 
@@ -83,6 +84,8 @@ type Cache struct {
 	background   sync.WaitGroup
 	revalidating sync.Map // of metadata.TagKey: being revalidated in the background
 	odd          *oddRegistries
+	missing      *negatives
+	lists        *otter.Cache[listKey, keptList]
 	proved       prometheus.Counter
 }
 
@@ -117,7 +120,7 @@ func New(cfg Config) *Cache {
 	if cfg.GiveUp == 0 {
 		cfg.GiveUp = 3 * time.Second
 	}
-	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now)}
+	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), missing: newNegatives(cfg.Now), lists: newLists()}
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
 	})

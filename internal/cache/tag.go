@@ -103,6 +103,9 @@ type resolved struct {
 // asked before a push is not joined after it.
 func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved, error) {
 	q.asked, q.pushes = c.cfg.Now(), c.cfg.Metadata.Pushes()
+	if refusal := c.missing.get(q.grant, q.Path, q.pushes); refusal != nil && !q.NoCache {
+		return resolved{}, refusal
+	}
 	way := "known"
 	switch {
 	case q.again:
@@ -116,6 +119,9 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 	}
 	key := fmt.Sprintf("tag %s %d %x %q", way, q.pushes, q.grant.As.Key(), q.key.String())
 	r, own, err := share(ctx, c, key, func(ctx context.Context) (resolved, error) { return c.find(ctx, q) })
+	if refusal, ok := errors.AsType[*upstream.Refusal](err); ok && missing(err) {
+		c.missing.put(q.grant, q.Path, q.pushes, refusal)
+	}
 	if err != nil {
 		return resolved{}, err
 	}

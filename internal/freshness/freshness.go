@@ -8,6 +8,7 @@ package freshness
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"container-registry-proxy/internal/oci"
@@ -147,10 +148,25 @@ func (r *Rules) tierOf(repository, tag string) Policy {
 	if len(r.tiers) > 0 {
 		path := "/v2/" + repository + "/manifests/" + tag
 		for _, t := range r.tiers {
+			if t.cacheType == typeSecondary && namesDigest(tag) {
+				continue
+			}
 			if t.pattern.MatchString(path) {
 				return Policy{FreshFor: t.freshFor, Tier: t.cacheType}
 			}
 		}
 	}
 	return Policy{FreshFor: r.defaultFor, Tier: r.defaultType}
+}
+
+// namesDigest reports whether a tag is made of a digest: "sha256-<hex>", what refers to a manifest where a registry has no
+// list of that, or "sha256-<hex>.sig", cosign's. They look like versions to the secondary tier, and are written again
+// with each signature.
+func namesDigest(tag string) bool {
+	algorithm, rest, ok := strings.Cut(tag, "-")
+	if !ok || algorithm != "sha256" && algorithm != "sha512" {
+		return false
+	}
+	hex, _, _ := strings.Cut(rest, ".")
+	return len(hex) >= 64 && strings.Trim(hex, "0123456789abcdef") == ""
 }

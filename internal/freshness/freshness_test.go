@@ -55,6 +55,10 @@ func TestTagsOfTheOriginalsTiers(t *testing.T) {
 		"22":                "manifest-default",
 		"main":              "manifest-default",
 		"latest-production": "manifest-default",
+		"sha256-" + strings.Repeat("0a", 32) + ".sig": "manifest-default", // written again with each signature
+		"sha256-" + strings.Repeat("0a", 32):          "manifest-default",
+		"sha512-" + strings.Repeat("0a", 64) + ".att": "manifest-default",
+		"sha256-1.2.3": "manifest-secondary",
 	} {
 		if _, got := tierOf(r, "library/alpine", tag); got != want {
 			t.Errorf("For(library/alpine, %q) is %s, want %s", tag, got, want)

@@ -23,7 +23,7 @@ func (h *Handler) pull(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 		Accept:  r.Header.Values("Accept"),
 		Want:    wanted(r.Header.Get("Range")),
 		Head:    r.Method == http.MethodHead,
-		NoCache: strings.Contains(strings.ToLower(strings.Join(r.Header.Values("Cache-Control"), ",")), "no-cache"),
+		NoCache: noCache(r),
 	}
 	get := h.cfg.Cache.Manifest
 	if p.Kind == oci.KindBlob {
@@ -36,6 +36,11 @@ func (h *Handler) pull(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 	defer content.Close()
 	mark(w, r, p, content)
 	return h.give(w, r, p, content)
+}
+
+// noCache reports whether a client asks for an answer that its registry has confirmed.
+func noCache(r *http.Request) bool {
+	return strings.Contains(strings.ToLower(strings.Join(r.Header.Values("Cache-Control"), ",")), "no-cache")
 }
 
 // give writes a content: headers, then as much of the body as was asked for.

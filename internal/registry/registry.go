@@ -22,6 +22,7 @@ import (
 type Puller interface {
 	Blob(ctx context.Context, p cache.Pull) (*cache.Content, error)
 	Manifest(ctx context.Context, p cache.Pull) (*cache.Content, error)
+	Referrers(ctx context.Context, p cache.Pull, query string) (*cache.List, error)
 	Pushed(reg oci.Registry, p oci.Path)
 	Doubt(reg oci.Registry, p oci.Path)
 }
@@ -97,6 +98,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return h.ping(w, r, reg)
 	case p.Kind == oci.KindBlob || p.Kind == oci.KindManifest:
 		return h.pull(w, r, reg, p)
+	}
+	if p.Kind == oci.KindReferrers && r.Method == http.MethodGet {
+		return h.referrers(w, r, reg, p)
 	}
 	return h.list(w, r, reg, p)
 }
