@@ -143,7 +143,8 @@ func passage(ctx context.Context, m *manifest) (Body, error) {
 // delivered is a source whose one delivery has begun already.
 type delivered struct{ delivery fill.Delivery }
 
-func (d *delivered) Key() string { return "" }
+func (d *delivered) Key() string    { return "" }
+func (d *delivered) Origin() string { return "" }
 
 func (d *delivered) Fetch(context.Context, int64, int64) (*fill.Delivery, error) {
 	if d.delivery.Body == nil {

@@ -32,6 +32,9 @@ func (s *source) Key() string {
 	return fmt.Sprintf("%x %q %q", s.grant.As.Key(), s.grant.Registry, s.grant.Repository)
 }
 
+// Origin is the registry and the repository: who was asked as does not matter to what they deliver.
+func (s *source) Origin() string { return string(s.grant.Registry) + " " + s.grant.Repository }
+
 // Fetch asks the registry for the blob from start up to end. Its error is permanent where asking again would change
 // nothing.
 func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, error) {

@@ -50,6 +50,7 @@ func (x *fill) takeUp(src Source, asked store.Extent, first *Delivery) *worker {
 	}
 	w := x.hire(start, x.gapEnd(start, end))
 	w.source, w.limit = src, end
+	x.comesFrom(src.Origin())
 	return w
 }
 
@@ -76,6 +77,7 @@ func (x *fill) assign(p plan) (*worker, error) {
 		return nil, nil
 	}
 	w.source = x.sources[0]
+	x.comesFrom(w.source.Origin())
 	if !x.mixed && w.source.Key() != x.leader {
 		x.mixed = true
 		x.changed()

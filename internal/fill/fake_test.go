@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,6 +97,19 @@ type memStage struct {
 	mu     sync.Mutex
 	data   []byte
 	have   store.Extents
+	source string
+}
+
+func (s *memStage) Source() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.source
+}
+
+func (s *memStage) SetSource(source string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.source = source
 }
 
 func (s *memStage) WriteAt(p []byte, off int64) (int, error) {
@@ -207,7 +221,8 @@ func (o *origin) connections(n int) (peak int, at time.Duration) {
 	return len(o.peaks), o.peaks[n-1]
 }
 
-func (o *origin) Key() string { return o.name }
+func (o *origin) Key() string    { return o.name }
+func (o *origin) Origin() string { return strings.TrimRight(o.name, "0123456789") } // a1 and a2 are one origin
 
 func (o *origin) Fetch(ctx context.Context, start, end int64) (*Delivery, error) {
 	o.mu.Lock()

@@ -36,6 +36,8 @@ const Withheld = 64 << 10
 type Source interface {
 	// Key tells sources apart: those of one key succeed and fail alike, so one is asked in the name of all.
 	Key() string
+	// Origin names where the bytes come from, for several keys perhaps, and means the same to a later process.
+	Origin() string
 	// Fetch asks for the bytes from start up to end, an end of -1 meaning the last one. A source that cannot deliver a
 	// part delivers the whole. Each call asks the registry anew: what it redirects to may have expired. Where nothing
 	// follows start, the error is an [*EndError].
@@ -58,8 +60,8 @@ type Config struct {
 	Store      store.Store
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
-	// Verified is told which source's bytes have been found to be the digest's. It is not called where the bytes came
-	// from more than one.
+	// Verified is told which source's bytes have been found to be the digest's, before anybody gets the last of them. It is
+	// not called where the bytes came from more than one origin.
 	Verified func(d oci.Digest, src Source)
 
 	// Retries is how often a broken download is taken up again without progress before it fails; 0 means 5.

@@ -64,10 +64,10 @@ func (f *Fills) make(x *fill) (result, error) {
 		f.remember(x.digest, undone{resultOf(err) == mismatch, x.total()})
 		return resultOf(err), err
 	}
-	sole := x.verify()
-	if f.cfg.Verified != nil && sole {
+	if f.cfg.Verified != nil && x.from() == b.leader.src.Origin() {
 		f.cfg.Verified(x.digest, b.leader.src)
 	}
+	x.verify()
 	if err := b.file.(store.Stage).Commit(context.WithoutCancel(f.ctx), proof); err != nil {
 		f.cfg.Log.Warn("blob is served but not kept", "digest", x.digest, "err", err)
 		return unkept, nil
@@ -105,7 +105,14 @@ func (f *Fills) begin(x *fill, size int64) (b beginning, first *opening, err err
 			return b, nil, fmt.Errorf("stage %s: %w", x.digest, err)
 		}
 	}
-	b = beginning{file: stage, size: size, have: stage.Staged(), leader: leader}
+	b = beginning{file: stage, size: size, have: stage.Staged(), leader: leader, origin: leader.src.Origin()}
+	if s, is := stage.(store.Sourced); is && len(b.have) > 0 {
+		b.origin = s.Source()
+	} else if len(b.have) > 0 {
+		b.origin = ""
+	} else if is {
+		s.SetSource(b.origin)
+	}
 	x.begin(b)
 	return b, first, nil
 }
@@ -149,9 +156,7 @@ func (f *Fills) recall(d oci.Digest) undone {
 		}
 		return last
 	}
-	if s, is := f.cfg.Store.(interface {
-		Leftover(d oci.Digest) (size int64, ok bool)
-	}); is {
+	if s, is := f.cfg.Store.(store.Resumable); is {
 		if size, ok := s.Leftover(d); ok {
 			return undone{size: size}
 		}

@@ -122,7 +122,8 @@ func count(c prometheus.Counter) float64 {
 
 type sourceFunc func(ctx context.Context, start, end int64) (*Delivery, error)
 
-func (sourceFunc) Key() string { return "func" }
+func (sourceFunc) Key() string    { return "func" }
+func (sourceFunc) Origin() string { return "func" }
 func (s sourceFunc) Fetch(ctx context.Context, start, end int64) (*Delivery, error) {
 	return s(ctx, start, end)
 }

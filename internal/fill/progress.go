@@ -50,6 +50,7 @@ type fill struct {
 	received int64  // bytes that came from upstream
 	leader   string // key of the source that the bytes come from
 	mixed    bool   // not all of them do
+	origin   string // of all of them; empty where there are several, or it is not known
 	verified bool
 	discards bool // the file is to be removed, not left for the next fill
 	ended    bool
@@ -183,6 +184,7 @@ type beginning struct {
 	size     int64
 	have     []store.Extent // what of it is there already
 	leader   *waiter        // whose source delivers; nil where none needs to
+	origin   string         // of what is there, and of what the leader's source delivers; empty if it is not one
 	verified bool
 }
 
@@ -191,7 +193,7 @@ func (x *fill) begin(b beginning) {
 	x.update(func() {
 		x.file, x.size, x.verified, x.ready, x.waiters = b.file, b.size, b.verified, true, nil
 		x.have = append(store.Extents{}, b.have...)
-		x.mixed = b.leader == nil || len(b.have) > 0
+		x.mixed, x.origin = b.leader == nil || len(b.have) > 0, b.origin
 		if b.leader != nil {
 			x.leader = b.leader.src.Key()
 		}
@@ -227,9 +229,24 @@ func (x *fill) completeAfterShare() {
 func (x *fill) sized(size int64) { x.update(func() { x.size = size }) }
 
 // verify publishes that the bytes are the digest's, and reports whether they are from one source.
-func (x *fill) verify() (sole bool) {
-	x.update(func() { x.verified, sole = true, !x.mixed })
-	return sole
+func (x *fill) verify() { x.update(func() { x.verified = true }) }
+
+// from is the origin of all bytes, empty if there is more than one.
+func (x *fill) from() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.origin
+}
+
+// comesFrom takes note of an origin whose bytes will be written. It is called under mu.
+func (x *fill) comesFrom(origin string) {
+	if x.origin == "" || x.origin == origin {
+		return
+	}
+	x.origin = ""
+	if s, is := x.file.(store.Sourced); is {
+		s.SetSource("")
+	}
 }
 
 // discard has the file removed when it is closed.

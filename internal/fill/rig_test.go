@@ -58,7 +58,8 @@ type source struct {
 	d   oci.Digest
 }
 
-func (s source) Key() string { return "rig" }
+func (s source) Key() string    { return "rig" }
+func (s source) Origin() string { return "rig" }
 
 func (s source) Fetch(ctx context.Context, start, end int64) (*Delivery, error) {
 	header := http.Header{}

@@ -64,11 +64,27 @@ type Stage interface {
 	Commit(ctx context.Context, proof Proof) error
 
 	// Close ends the use of the stage. Without a commit, what was written stays for a later Stage of the digest to
-	// take up, as far as the store finds room for it.
+	// take up, as far as the store finds room for it. Where the size was not known nothing stays: what is there could be
+	// all, and whoever took it up could not tell.
 	Close() error
 
 	// Discard is Close, and removes what was written.
 	Discard() error
+}
+
+// Sourced is a [Stage] that remembers where its bytes come from, whatever that means to its users, as long as it
+// remembers the bytes.
+type Sourced interface {
+	// Source is what SetSource was told last, by an earlier user of what was taken up too; empty for nothing.
+	Source() string
+	// SetSource is called before the bytes that it is about are written.
+	SetSource(source string)
+}
+
+// Resumable is a [Store] that knows what earlier stages have left.
+type Resumable interface {
+	// Leftover is the size of the blob of which a stage has left something, if one has.
+	Leftover(d oci.Digest) (size int64, ok bool)
 }
 
 // Extent is a run of bytes from Start up to, not including, End.

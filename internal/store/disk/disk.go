@@ -81,7 +81,10 @@ type Store struct {
 	away      error // why the directory is not ours: not yet, or no longer
 }
 
-var _ store.Store = (*Store)(nil)
+var (
+	_ store.Store     = (*Store)(nil)
+	_ store.Resumable = (*Store)(nil)
+)
 
 // Open takes the directory, creating it where it does not exist, and reads the index. It returns an error that names
 // the holder if another process keeps the directory. A disk that is full, read-only or failing is no error: the store
@@ -224,8 +227,11 @@ func (s *Store) Close() error {
 	s.changes.Wait()
 
 	var errs []error
+	most := int64(handOverSync)
 	for _, st := range unfinished {
-		errs = append(errs, s.handOver(st))
+		var err error
+		most, err = s.handOver(st, most)
+		errs = append(errs, err)
 	}
 	s.saveTouched()
 	s.syncLeftovers()

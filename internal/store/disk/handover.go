@@ -17,16 +17,25 @@ func (s *Store) givenUp() bool {
 	return errors.Is(s.away, errReleased)
 }
 
-// handOver leaves what is synced of a staged file to the next process. The two must not write to one file, so st goes on
+// handOverSync is how much, over all staged files, is synced for the next process's sake: more would keep it waiting for
+// the directory.
+const handOverSync = 256 << 20
+
+// handOver leaves what is synced of a staged file to the next process, after a last sync if no more than that many bytes
+// wait for it, and returns how many are left of those. The two must not write to one file, so st goes on
 // in one without a name: there it has what the next process may write again, and there it writes. A file of which nothing
 // is synced, or which is being committed, is removed.
-func (s *Store) handOver(st *stage) error {
+func (s *Store) handOver(st *stage, most int64) (left int64, err error) {
 	st.files.Lock()
 	defer st.files.Unlock()
 	st.mu.Lock()
-	base, have := slices.Clone(st.synced), slices.Clone(st.have)
-	keep := len(base) > 0 && st.size >= 0 && st.broken == nil && st.proven == nil
+	base, have, source := slices.Clone(st.synced), slices.Clone(st.have), st.source
+	keep := st.size >= 0 && st.broken == nil && st.proven == nil
 	st.mu.Unlock()
+	if due := have.Total() - base.Total(); keep && due > 0 && due <= most && s.run("fsync", st.file.Sync) == nil {
+		base, most = have, most-due
+	}
+	keep = keep && len(base) > 0
 	if keep {
 		if err := st.goOn(base, have); err != nil {
 			s.log.Warn("what is staged is not left to the next process", "digest", st.digest, "err", err)
@@ -37,13 +46,13 @@ func (s *Store) handOver(st *stage) error {
 	ended := s.stages[st.digest] != st
 	s.delist(st)
 	if keep && !ended {
-		s.record(st.digest, stagedRecord{st.name, st.size, base, s.now().Unix()})
+		s.record(st.digest, stagedRecord{st.name, st.size, base, s.now().Unix(), source})
 	}
 	s.mu.Unlock()
 	if keep || ended {
-		return nil
+		return most, nil
 	}
-	return s.unlink(s.dir.staged(st.name))
+	return most, s.unlink(s.dir.staged(st.name))
 }
 
 // goOn has st write to a file without a name from now on, and read there what is not in base. The caller holds files.

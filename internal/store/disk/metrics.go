@@ -14,6 +14,7 @@ type metrics struct {
 	evictedBlobs map[string]prometheus.Counter
 	evictedBytes map[string]prometheus.Counter
 	damaged      prometheus.Counter
+	checkpoints  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Store) *metrics {
@@ -28,13 +29,16 @@ func newMetrics(reg prometheus.Registerer, s *Store) *metrics {
 		damaged: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "store_damaged_total", Help: "Blobs dropped because their bytes were no longer those committed.",
 		}),
+		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "store_checkpoints_total", Help: "Times that unfinished downloads were made safe from a crash.",
+		}),
 	}
 	for _, reason := range []string{reasonLimit, reasonFreeSpace, reasonInactive} {
 		m.evictedBlobs[reason] = blobs.WithLabelValues(reason)
 		m.evictedBytes[reason] = bytes.WithLabelValues(reason)
 	}
 	if reg != nil {
-		reg.MustRegister(blobs, bytes, m.damaged)
+		reg.MustRegister(blobs, bytes, m.damaged, m.checkpoints)
 		reg.MustRegister(gauges(s)...)
 	}
 	return m

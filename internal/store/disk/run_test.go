@@ -308,7 +308,7 @@ func TestMetrics(t *testing.T) {
 	storetest.Write(t, st, storetest.Bytes(9, 4096), 0, 4096)
 	want := map[string]float64{
 		"store_blobs": 2, "store_bytes": 2 << 20, "store_limit_bytes": 4 << 20, "store_staged_bytes": 4096, "store_degraded": 0,
-		"store_damaged_total": 1, "store_evicted_blobs_total limit": 2, "store_evicted_blobs_total free_space": 0,
+		"store_checkpoints_total": 0, "store_damaged_total": 1, "store_evicted_blobs_total limit": 2, "store_evicted_blobs_total free_space": 0,
 		"store_evicted_blobs_total inactive": 0, "store_evicted_bytes_total limit": 2 << 20,
 		"store_evicted_bytes_total free_space": 0, "store_evicted_bytes_total inactive": 0,
 	}

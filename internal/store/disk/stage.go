@@ -40,6 +40,7 @@ type stage struct {
 	pending int64         // bytes of writes in progress
 	broken  error         // why the file cannot be trusted with more
 	proven  []uint32      // the sums of the bytes, once there is a proof
+	source  string        // where the bytes come from, as its user says
 
 	// The account, guarded by Store.mu.
 	granted, promised int64
@@ -52,7 +53,10 @@ type handedOver struct {
 	have store.Extents
 }
 
-var _ store.Stage = (*stage)(nil)
+var (
+	_ store.Stage   = (*stage)(nil)
+	_ store.Sourced = (*stage)(nil)
+)
 
 // Stage takes up what is left of the digest, or begins a new file.
 func (s *Store) Stage(d oci.Digest, size int64) (store.Stage, error) {
@@ -99,6 +103,7 @@ func (st *stage) resume(l *leftover) {
 			st.file, st.name = file, l.Name
 			st.staged, st.have, st.synced = slices.Clone(l.have), slices.Clone(l.have), slices.Clone(l.Have)
 			st.granted = l.bytes // it is on the account
+			st.source = l.Source
 			st.written.Store(l.bytes)
 			return
 		}
@@ -126,6 +131,18 @@ func (st *stage) create() error {
 }
 
 func (st *stage) Staged() []store.Extent { return slices.Clone(st.staged) }
+
+func (st *stage) Source() string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.source
+}
+
+func (st *stage) SetSource(source string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.source = source
+}
 
 // WriteAt refuses what lies past the announced size.
 func (st *stage) WriteAt(p []byte, off int64) (int, error) {

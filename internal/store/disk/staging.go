@@ -24,12 +24,14 @@ type leftover struct {
 
 // stagedRecord is what the database keeps of a file in staging. What it says is there has been synced:
 //
-//	{"name":"sha256-abcdef….12345","size":1048576,"have":[{"Start":0,"End":65536}],"used":1790000000}
+//	{"name":"sha256-abcdef….12345","size":1048576,"have":[{"Start":0,"End":65536}],"used":1790000000,"source":"quay.io org/app"}
 type stagedRecord struct {
 	Name string        `json:"name"`
 	Size int64         `json:"size"`
 	Have store.Extents `json:"have"`
 	Used int64         `json:"used"` // unix seconds
+	// Source is what the stage's user said of where the bytes come from.
+	Source string `json:"source,omitempty"`
 }
 
 const (
@@ -142,6 +144,17 @@ func (s *Store) staleLeftovers() (n int64) {
 	return n
 }
 
+// Leftover is the size of the blob of which something is left in staging.
+func (s *Store) Leftover(d oci.Digest) (size int64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.leftovers, func(l *leftover) bool { return l.digest == d })
+	if i < 0 {
+		return 0, false
+	}
+	return s.leftovers[i].Size, true
+}
+
 // forgetLeftover takes a leftover off the account, but not off the list. The caller holds mu.
 func (s *Store) forgetLeftover(l *leftover) {
 	s.space.staged -= l.bytes
@@ -162,7 +175,7 @@ func (s *Store) discardLeftover(l *leftover) {
 func (st *stage) leave() bool {
 	s := st.store
 	st.mu.Lock()
-	have, synced, broken := slices.Clone(st.have), st.synced, st.broken
+	have, synced, broken, source := slices.Clone(st.have), st.synced, st.broken, st.source
 	st.mu.Unlock()
 	s.mu.Lock()
 	if s.stages[st.digest] != st || st.size < 0 || len(have) == 0 || broken != nil {
@@ -170,7 +183,7 @@ func (st *stage) leave() bool {
 		return false
 	}
 	l := &leftover{digest: st.digest, have: have, bytes: footprint(have)}
-	l.stagedRecord = stagedRecord{Name: st.name, Size: st.size, Have: synced, Used: s.now().Unix()}
+	l.stagedRecord = stagedRecord{Name: st.name, Size: st.size, Have: synced, Used: s.now().Unix(), Source: source}
 	s.settle(st)
 	s.space.staged += l.bytes
 	s.leftovers = append(s.leftovers, l)
@@ -212,20 +225,25 @@ func (s *Store) checkpoint() {
 		}
 	}
 	s.mu.Unlock()
+	saved := false
 	for _, st := range stages {
-		st.checkpoint()
+		saved = st.checkpoint() || saved
+	}
+	if saved && s.db.Flush() == nil { // the database's own loop reports what keeps it from being written
+		s.metrics.checkpoints.Inc()
 	}
 }
 
-// checkpoint makes a crash lose no more than what is written from now on. A file that cannot be synced is dropped.
-func (st *stage) checkpoint() {
+// checkpoint makes a crash lose no more than what is written from now on, and reports whether there was anything. A file
+// that cannot be synced is dropped.
+func (st *stage) checkpoint() bool {
 	s := st.store
 	st.mu.Lock()
-	have := slices.Clone(st.have)
+	have, source := slices.Clone(st.have), st.source
 	due := st.broken == nil && st.proven == nil && have.Total()-st.synced.Total() >= checkpointBytes
 	st.mu.Unlock()
 	if !due {
-		return
+		return false
 	}
 	st.files.RLock()
 	file := st.file
@@ -234,7 +252,7 @@ func (st *stage) checkpoint() {
 		if !errors.Is(err, fs.ErrClosed) {
 			st.drop(s.trouble(fmt.Errorf("stage %s: %w", st.digest, err)))
 		}
-		return
+		return false
 	}
 	st.mu.Lock()
 	st.synced = have
@@ -242,8 +260,9 @@ func (st *stage) checkpoint() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stages[st.digest] == st {
-		s.record(st.digest, stagedRecord{st.name, st.size, have, s.now().Unix()})
+		s.record(st.digest, stagedRecord{st.name, st.size, have, s.now().Unix(), source})
 	}
+	return true
 }
 
 // record writes what is staged of a digest, all of it synced, to the database. The caller holds mu.

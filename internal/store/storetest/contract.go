@@ -224,21 +224,29 @@ func testLeftover(t *testing.T, opener Opener) {
 	s := open()
 	data := Bytes(1, 3<<20)
 	st := Stage(t, s, data)
+	wantsSource(t, st, "")
+	if sourced, is := st.(store.Sourced); is {
+		sourced.SetSource("somebody")
+	}
 	Write(t, st, data, 0, 1<<20)
 	Write(t, st, data, 2<<20, 2<<20+5)
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
+	wantsLeftover(t, s, data)
 	st = Stage(t, s, data)
 	WantsExtents(t, st, store.Extent{Start: 0, End: 1 << 20}, store.Extent{Start: 2 << 20, End: 2<<20 + 5})
 	WantsStaged(t, st, data)
+	wantsSource(t, st, "somebody")
 	Write(t, st, data, 1<<20, 1<<20+1)
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s = open()
+	wantsLeftover(t, s, data)
 	st = Stage(t, s, data)
 	WantsStaged(t, st, data) // a restart may have cost some of it
+	wantsSource(t, st, "somebody")
 	if err := complete(st, data); err != nil {
 		t.Fatal(err)
 	}
@@ -246,6 +254,27 @@ func testLeftover(t *testing.T, opener Opener) {
 		t.Fatal(err)
 	}
 	Wants(t, open(), data)
+}
+
+// wantsLeftover fails the test if a store that says what is left does not know of data.
+func wantsLeftover(t *testing.T, s store.Store, data []byte) {
+	t.Helper()
+	if resumable, is := s.(store.Resumable); is {
+		if size, ok := resumable.Leftover(oci.FromBytes(data)); !ok || size != int64(len(data)) {
+			t.Errorf("Leftover: %d, %t, want %d", size, ok, len(data))
+		}
+		if _, ok := resumable.Leftover(oci.FromBytes([]byte("never staged"))); ok {
+			t.Error("Leftover knows of a blob that was never staged")
+		}
+	}
+}
+
+// wantsSource fails the test if a stage that remembers where its bytes come from does not.
+func wantsSource(t *testing.T, st store.Stage, want string) {
+	t.Helper()
+	if sourced, is := st.(store.Sourced); is && sourced.Source() != want && len(st.Staged()) > 0 {
+		t.Errorf("the bytes come from %q, want %q", sourced.Source(), want)
+	}
 }
 
 func testLeftoverOfOtherSize(t *testing.T, opener Opener) {
