@@ -183,19 +183,25 @@ func effectProxyReadTimeout(t *testing.T) {
 // blackHole is an address that never answers a connect: its queue of connections is full.
 func blackHole(t *testing.T) netip.AddrPort {
 	t.Helper()
+	return blackHoleAt(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 79, 0, 1}), 0))
+}
+
+// blackHoleAt is one at an address, and a port unless that is 0.
+func blackHoleAt(t *testing.T, at netip.AddrPort) netip.AddrPort {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Close(fd) })
-	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 79, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}), syscall.Listen(fd, 0)); err != nil {
 		t.Fatal(err)
 	}
 	name, err := syscall.Getsockname(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 79, 0, 1}), uint16(name.(*syscall.SockaddrInet4).Port))
+	at = netip.AddrPortFrom(at.Addr(), uint16(name.(*syscall.SockaddrInet4).Port))
 	for range 16 {
 		conn, err := net.DialTimeout("tcp", at.String(), 500*time.Millisecond)
 		if err != nil {

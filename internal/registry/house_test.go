@@ -69,7 +69,7 @@ type plan struct {
 	buffer      bool
 }
 
-// house is a running proxy. Its clock is the real one, moved by pass.
+// house is a running proxy. Its clock stands still unless pass moves it.
 type house struct {
 	plan
 	t        testing.TB
@@ -205,7 +205,10 @@ func (h *house) forgetful() *house {
 	return next
 }
 
-func (h *house) now() time.Time { return time.Now().Add(time.Duration(h.moved.Load())) }
+func (h *house) now() time.Time { return began.Add(time.Duration(h.moved.Load())) }
+
+// began is what the proxies' clocks show that nobody has moved.
+var began = time.Now()
 
 // pass lets time pass, for all that asks the proxy's clock.
 func (h *house) pass(d time.Duration) { h.moved.Add(int64(d)) }
