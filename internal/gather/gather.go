@@ -13,7 +13,10 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // size is how much is gathered: more falls out of the core's cache before the kernel has copied it. Records carry a few
@@ -101,6 +104,47 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Await sends what is held back and returns once the network takes more, so that a caller needs no buffer while a slow
+// client keeps it waiting. It fails as a write does; where the connection does not tell, it returns at once.
+func (c *Conn) Await() error {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.flush(); err != nil {
+		return err
+	}
+	socket, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err == nil {
+		err = c.allow()
+	}
+	if err == nil {
+		err = raw.Write(writable)
+	}
+	c.err = err
+	return err
+}
+
+// writable reports whether the socket takes more, or has something to say that the next write will find out.
+func writable(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	n, err := unix.Poll(poll, 0)
+	return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+}
+
+// allow gives the next write its time.
+func (c *Conn) allow() error {
+	if c.timeout == 0 {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(time.Now().Add(c.timeout))
+}
+
 // flush is Flush. The caller holds mu.
 func (c *Conn) flush() error {
 	if c.err != nil || c.buffer == nil || len(*c.buffer) == 0 {
@@ -114,11 +158,9 @@ func (c *Conn) flush() error {
 // write sends all of p. The time-out begins anew whenever the client has taken some of it. The caller holds mu.
 func (c *Conn) write(p []byte) (n int, err error) {
 	for {
-		if c.timeout > 0 {
-			if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-				c.err = err
-				return n, err
-			}
+		if err := c.allow(); err != nil {
+			c.err = err
+			return n, err
 		}
 		m, err := c.Conn.Write(p[n:])
 		n += m

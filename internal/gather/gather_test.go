@@ -212,3 +212,74 @@ func TestFromIsForHTTP1Alone(t *testing.T) {
 		t.Errorf("From(no connection) = %v, want nil", got)
 	}
 }
+
+// Await returns when the client has made room, and not before; a client that makes none is given up.
+func TestAwait(t *testing.T) {
+	t.Parallel()
+	near, far := pair(t)
+	c := gather.New(near, 20*time.Second)
+	c.Start()
+	if _, err := c.Write([]byte("held back")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Await(); err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, len("held back"))
+	if _, err := io.ReadFull(far, first); err != nil || string(first) != "held back" {
+		t.Errorf("got %q, %v of what was held back", first, err)
+	}
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	fill(t, near)
+	room := make(chan error)
+	go func() { room <- c.Await() }()
+	select {
+	case err := <-room:
+		t.Fatalf("Await returned %v although the socket takes no more", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	go func() { _, _ = io.Copy(io.Discard, far) }() // until the test ends
+	if err := <-room; err != nil {
+		t.Errorf("Await = %v once the client reads", err)
+	}
+}
+
+func TestAwaitGivesAStuckClientUp(t *testing.T) {
+	t.Parallel()
+	near, _ := pair(t)
+	c := gather.New(near, 50*time.Millisecond)
+	fill(t, near)
+	if err := c.Await(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Await = %v, want that the time is up", err)
+	}
+	if _, err := c.Write([]byte("more")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write after that = %v, want the same", err)
+	}
+	for _, c := range []*gather.Conn{nil, gather.New(&recorder{}, time.Second)} { // nothing to wait for
+		if err := c.Await(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// fill writes until the socket takes no more.
+func fill(t *testing.T, conn net.Conn) {
+	t.Helper()
+	for quiet := 0; quiet < 3; {
+		if err := conn.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := conn.Write(make([]byte, 1<<20))
+		if err == nil || n > 0 {
+			quiet = 0
+			continue
+		}
+		quiet++
+	}
+	if err := conn.SetWriteDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -58,6 +58,10 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 		}
 	}()
 	for {
+		waited, err := p.await()
+		if err != nil {
+			return gone(err)
+		}
 		n, rerr := body.Read(*p.buffer)
 		if n > 0 {
 			start := time.Now()
@@ -69,7 +73,7 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 					return gone(err)
 				}
 			}
-			if err := p.wrote(n, time.Since(start)); err != nil {
+			if err := p.wrote(n, waited+time.Since(start)); err != nil {
 				return gone(err)
 			}
 		}
@@ -120,7 +124,19 @@ func newPace(conn *gather.Conn) *pace {
 	return &pace{conn: conn, buffer: smallBuffers.Get().(*[]byte), needed: store.ChunkSize}
 }
 
-// wrote takes note of a write, and changes the pace for the next.
+// await waits, without a buffer, until a client that has been slow takes more.
+func (p *pace) await() (time.Duration, error) {
+	if p.needed < fastAgain || p.large {
+		return 0, nil
+	}
+	smallBuffers.Put(p.buffer)
+	start := time.Now()
+	err := p.conn.Await()
+	p.buffer = smallBuffers.Get().(*[]byte)
+	return time.Since(start), err
+}
+
+// wrote takes note of a write, and of the wait before it, and changes the pace for the next.
 func (p *pace) wrote(n int, took time.Duration) error {
 	p.sent += int64(n)
 	p.quick += int64(n)
