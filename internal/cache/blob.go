@@ -37,9 +37,35 @@ func (c *Cache) Blob(ctx context.Context, p Pull) (*Content, error) {
 		}
 	}
 	if p.Head {
-		return c.blobSize(ctx, p, g)
+		return c.headBlob(ctx, p, g)
 	}
 	return c.fetch(ctx, p, g)
+}
+
+// headBlob answers a HEAD for a blob that is not cached, from its fill if one is in progress.
+func (c *Cache) headBlob(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
+	size, verified, ok := c.fills.Size(p.Path.Digest)
+	if !ok {
+		return c.blobSize(ctx, p, g)
+	}
+	if err := c.mayFollow(ctx, p, g); err != nil {
+		return nil, err
+	}
+	content := &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: size}, Outcome: Coalesced}
+	if verified {
+		content.Outcome = Hit
+	}
+	return content, nil
+}
+
+// mayFollow returns nil if the caller may have what another's fill brings. What all of these fills bring, every client may
+// have that may pull from the repository it comes from: own content never gets here. So whoever does not lead needs no
+// more than its own registry's word that the repository holds the digest.
+func (c *Cache) mayFollow(ctx context.Context, p Pull, g access.Grant) error {
+	if err := c.cfg.Access.Confirm(ctx, g, p.Path); err != nil {
+		return err
+	}
+	return c.cfg.Access.Claims(ctx, g, p.Path)
 }
 
 // open returns what is cached of d, from memory or from the store.
@@ -123,9 +149,7 @@ func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, er
 	return content, err
 }
 
-// join joins the fill of p's digest, or starts it. What all of these fills bring, every client may have that may pull
-// from the repository it comes from: own content never gets here. So whoever does not lead needs no more than its own
-// registry's word that the repository holds the digest.
+// join joins the fill of p's digest, or starts it.
 func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
 	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want)
 	if err != nil {
@@ -139,10 +163,7 @@ func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Gr
 	if r.Verified() { // all of it is here, on its way into the store
 		content.Outcome = Hit
 	}
-	if err = c.cfg.Access.Confirm(ctx, g, p.Path); err == nil {
-		err = c.cfg.Access.Claims(ctx, g, p.Path)
-	}
-	if err != nil {
+	if err := c.mayFollow(ctx, p, g); err != nil {
 		_ = r.Close()
 		return nil, err
 	}

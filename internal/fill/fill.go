@@ -176,6 +176,19 @@ func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.E
 	}
 }
 
+// Size is the size of a blob that is being filled, once it is known, and whether all of it has been verified.
+func (f *Fills) Size(d oci.Digest) (size int64, verified, ok bool) {
+	f.mu.Lock()
+	x := f.active[d]
+	f.mu.Unlock()
+	if x == nil {
+		return 0, false, false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.size, x.verified, x.ready && x.size >= 0 && x.err == nil
+}
+
 // InProgress is the number of fills.
 func (f *Fills) InProgress() int {
 	f.mu.Lock()
