@@ -60,24 +60,26 @@ func (n *network) dial(ctx context.Context, kind, address string) (net.Conn, err
 	}
 	dialled := make(chan result, 1)
 	go func() { // until the connect ends, which ctx sees to
-		runtime.LockOSThread() // for good: the thread is of the other network, and ends with this goroutine
-		conn, err := n.dialHere(ctx, kind, address)
+		if err := n.stay(); err != nil {
+			dialled <- result{nil, err}
+			return
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, kind, address)
 		dialled <- result{conn, err}
 	}()
 	r := <-dialled
 	return r.conn, r.err
 }
 
-func (n *network) dialHere(ctx context.Context, kind, address string) (net.Conn, error) {
+// stay moves the calling goroutine into this network, for good: its thread ends with it.
+func (n *network) stay() error {
+	runtime.LockOSThread()
 	space, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer space.Close()
-	if err := unix.Setns(int(space.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	return new(net.Dialer).DialContext(ctx, kind, address)
+	return unix.Setns(int(space.Fd()), unix.CLONE_NEWNET)
 }
 
 // client is a client in this network. Names of hosts that it is given go to their addresses.

@@ -25,7 +25,7 @@ func mirrorWorld(t *testing.T) (p *proxy, hub, other origin) {
 	}
 	hub = start("registry-1.docker.io", "docker.io", "auth.docker.io", "cdn.docker.test", 50)
 	other = start("other.test", "other.test", "auth.other.test", "cdn.other.test", 60)
-	return startProxy(t, world, "REGISTRIES=docker.io other.test", "ALLOWED_NETWORKS=127.0.0.0/8"), hub, other
+	return startProxy(t, world, "REGISTRIES=docker.io other.test auth.other.test", "ALLOWED_NETWORKS=127.0.0.0/8"), hub, other
 }
 
 func TestMirrorForContainerd(t *testing.T) {

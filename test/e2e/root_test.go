@@ -1,0 +1,203 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"container-registry-proxy/internal/registrytest"
+)
+
+// root is a machine of the test's own, for scripts that change one: the file system of this machine with all that is
+// written kept aside, in memory, and a network where nothing is but the proxy, at proxyAddress. (A root made by
+// debootstrap is as good, and takes a minute and more to make.) systemctl is a stand-in that notes what it is told.
+type root struct {
+	t       *testing.T
+	network *network
+	holder  *daemon // of its mounts
+	dir     string
+}
+
+// proxyAddress is the one in the originals' READMEs.
+const proxyAddress = "192.168.66.72:3128"
+
+const makeRoot = `set -e
+mount -t tmpfs tmpfs "$PWD"
+cd "$PWD"
+mkdir r upper work
+mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay r
+cd r
+mount -t tmpfs tmpfs run
+mkdir -p run/systemd/system var/lib/docker var/lib/containerd var/lib/containers
+for dir in var/lib/docker var/lib/containerd var/lib/containers; do mount -t tmpfs tmpfs $dir; done
+for dir in proc sys dev; do mount --rbind /$dir $dir; done
+mount -t tmpfs tmpfs dev/shm
+rm -f etc/ca-certificates/update.d/* # what Java and others have there takes long
+cat >usr/local/sbin/systemctl <<'END'
+#!/bin/sh
+case $1 in
+cat)
+	for dir in /etc/systemd/system /lib/systemd/system /usr/lib/systemd/system; do [ ! -e "$dir/$2" ] || exit 0; done
+	exit 1 ;;
+esac
+echo "systemctl $*" >>/run/systemctl-calls
+END
+chmod 755 usr/local/sbin/systemctl
+`
+
+// startRoot makes a machine with a proxy in its network. More shell commands prepare it; they run in its root directory.
+func startRoot(t *testing.T, p *proxy, prepare string) *root {
+	t.Helper()
+	need(t, "ip", "nsenter", "unshare", "curl", "update-ca-certificates")
+	r := &root{t: t, network: newNetwork(t), dir: shortDir(t)}
+	host, _, _ := strings.Cut(proxyAddress, ":")
+	command{args: r.network.enter("ip", "address", "add", host+"/32", "dev", "lo")}.run(t)
+	r.serve(p.address)
+	script := "cd " + r.dir + "\n" + makeRoot + prepare + "\necho made\nexec sleep infinity\n"
+	r.holder = command{args: r.network.enter("unshare", "--mount", "sh", "-c", script)}.start(t)
+	r.holder.awaitReady(func() error {
+		if !strings.HasSuffix(r.holder.text(), "made\n") {
+			return errors.New("not made yet")
+		}
+		return nil
+	})
+	return r
+}
+
+// serve has the machine's proxyAddress lead to the proxy, which listens in this network.
+func (r *root) serve(address string) {
+	r.t.Helper()
+	listener, err := r.network.listen(r.t.Context(), proxyAddress)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = listener.Close() })
+	go func() { // until the listener is closed
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go relay(client, address) // until either end closes
+		}
+	}()
+}
+
+func relay(client net.Conn, address string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() { // until the client has said all
+		_, _ = io.Copy(server, client)
+		_ = server.(*net.TCPConn).CloseWrite()
+	}()
+	_, _ = io.Copy(client, server)
+}
+
+// command is a command line of sh on this machine, as root of a fresh login.
+func (r *root) command(line string, environ ...string) command {
+	enter := []string{"nsenter", fmt.Sprintf("--target=%d", r.holder.cmd.Process.Pid), "--mount", "--net", "--", "chroot", filepath.Join(r.dir, "r"), "env", "-i"}
+	environ = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TMPDIR=/run"}, environ...)
+	return command{args: append(append(enter, environ...), "sh", "-c", line)}
+}
+
+func (r *root) run(line string) string {
+	r.t.Helper()
+	return r.command(line).run(r.t)
+}
+
+// calls are what systemctl was told since the last time.
+func (r *root) calls() string {
+	return r.run("cat /run/systemctl-calls 2>/dev/null; rm -f /run/systemctl-calls")
+}
+
+// tree is all that a script could change, as text: names, kinds, modes, owners, sizes and links, and the digests of what is
+// about clients and trust. What clients themselves make at their first start is left away.
+func (r *root) tree() string {
+	r.t.Helper()
+	return r.run(`cd / && rm -f etc/docker/key.json etc/cni/net.d/cni.lock && ls var/lib &&
+find etc usr/local/s* usr/share/ca-certificates \( -type d -printf '%p %m %U:%G\n' -o -printf '%p %y %m %U:%G %s %l\n' \) | sort &&
+find etc/docker etc/containerd etc/containers etc/systemd etc/ca-certificates* etc/ssl/certs/ca-certificates.crt usr/local/share -type f -exec sha256sum {} + | sort -k2`)
+}
+
+// wantTree reports what is another than before.
+func (r *root) wantTree(when, want string) {
+	r.t.Helper()
+	got := r.tree()
+	if got == want {
+		return
+	}
+	dir := r.t.TempDir()
+	out, _ := exec.Command("diff", writeFile(r.t, filepath.Join(dir, "before"), want), writeFile(r.t, filepath.Join(dir, "after"), got)).Output()
+	r.t.Errorf("%s the machine is another:\n%s", when, out)
+}
+
+// environment is what the drop-ins of a unit have systemd set for its program.
+func (r *root) environment(unit string) []string {
+	r.t.Helper()
+	text := r.run("cat /etc/systemd/system/" + unit + ".d/*.conf /usr/lib/systemd/system/" + unit + ".d/*.conf 2>/dev/null || :")
+	var environ []string
+	for line := range strings.Lines(text) {
+		if words, ok := strings.CutPrefix(strings.TrimSpace(line), `Environment="`); ok {
+			environ = append(environ, strings.Split(strings.TrimSuffix(words, `"`), `" "`)...)
+		}
+	}
+	return environ
+}
+
+// start starts the program of a unit with the environment that systemd would give it.
+func (r *root) start(unit, line string) *daemon {
+	r.t.Helper()
+	return r.command("exec "+line, r.environment(unit)...).start(r.t)
+}
+
+// listen listens on an address of this network.
+func (n *network) listen(ctx context.Context, address string) (net.Listener, error) {
+	type result struct {
+		listener net.Listener
+		err      error
+	}
+	listened := make(chan result, 1)
+	go func() { // for as long as it takes to open a socket
+		if err := n.stay(); err != nil {
+			listened <- result{nil, err}
+			return
+		}
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		listened <- result{listener, err}
+	}()
+	got := <-listened
+	return got.listener, got.err
+}
+
+// A machine whose scripts could change this one would be no test.
+func TestRootIsItsOwn(t *testing.T) {
+	t.Parallel()
+	r := startRoot(t, startProxy(t, registrytest.NewWorld(t)), "")
+	const line = "echo there >/usr/local/root-test && echo there >/etc/root-test && mkdir -p /var/lib/root-test && cat /usr/local/root-test"
+	if got := r.run(line); got != "there" {
+		t.Errorf("the machine has %q", got)
+	}
+	out, err := exec.CommandContext(t.Context(), "ls", "-d", "/usr/local/root-test", "/etc/root-test", "/var/lib/root-test").CombinedOutput()
+	if err == nil || bytes.Count(out, []byte("No such file")) != 3 {
+		t.Errorf("this machine has %s", out)
+	}
+	var here syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/net", &here); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.run("stat -Lc %i /proc/self/ns/net"); got == fmt.Sprint(here.Ino) {
+		t.Error("it is in this machine's network")
+	}
+}
