@@ -25,7 +25,7 @@ func command(p process) *cobra.Command {
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(serveCommand(p), demoCommand(p), doctorCommand(p), setupCommand(p), healthcheckCommand(p), versionCommand())
+	root.AddCommand(serveCommand(p), demoCommand(p), doctorCommand(p), setupCommand(p), warmCommand(p), exportCommand(p), importCommand(p), healthcheckCommand(p), versionCommand())
 	for _, c := range append(root.Commands(), root) {
 		if c.Args == nil || c == root {
 			c.Args = noArguments

@@ -13,14 +13,14 @@ func layers() [][]string {
 	return [][]string{
 		{"cmd/container-registry-proxy"},
 		{"internal/app"},
-		{"internal/registry", "internal/proxy", "internal/admin", "internal/demo", "internal/doctor"},
+		{"internal/registry", "internal/proxy", "internal/admin", "internal/demo", "internal/doctor", "internal/bundle"},
 		{"internal/cache"},
 		{"internal/access"},
 		{"internal/fill"},
 		{"internal/upstream", "internal/store/disk", "internal/metadata"},
 		{"internal/upstream/auth", "internal/store", "internal/mitm", "internal/accesslog", "internal/setup", "internal/gather"},
 		{"internal/config"},
-		{"internal/credential", "internal/ratelimit"},
+		{"internal/credential", "internal/ratelimit", "internal/pull"},
 		{"internal/freshness", "internal/dial", "internal/secret"},
 		{"internal/oci", "internal/durable"},
 	}

@@ -138,6 +138,9 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 // is served stale.
 func (c *Cache) find(ctx context.Context, q *question) (resolved, error) {
 	rec, known := c.cfg.Metadata.Tag(q.key)
+	if !known && !q.again {
+		rec, known = c.sibling(q)
+	}
 	switch {
 	case known && !q.again && rec.ValidatedAt.After(q.asked): // by those who asked just before
 		return resolved{desc: rec.Descriptor, outcome: Revalidated}, nil
@@ -157,6 +160,19 @@ func (c *Cache) find(ctx context.Context, q *question) (resolved, error) {
 		return resolved{desc: rec.Descriptor, outcome: StaleHit}, nil
 	}
 	return r, err
+}
+
+// sibling is the latest record of the tag for clients that accept other types, if this one accepts what it means and that
+// is cached. It is no answer, as the registry may choose differently for this client. But a HEAD may confirm it, which is
+// no pull, and it is better than nothing while the registry cannot be asked.
+func (c *Cache) sibling(q *question) (latest metadata.TagRecord, ok bool) {
+	for _, rec := range c.cfg.Metadata.Tags(q.key.Registry, q.key.Repository, q.key.Tag) {
+		if !rec.ValidatedAt.Before(latest.ValidatedAt) && acceptable(rec.Descriptor.MediaType, q.Accept) && c.has(rec.Descriptor.Digest) {
+			latest, ok = rec, true
+		}
+	}
+	latest.ValidatedAt = time.Time{} // by nobody, for this client
+	return latest, ok
 }
 
 // fetchTag finds out what a tag means with a GET.

@@ -64,6 +64,9 @@ type TagKey struct {
 	Accept     string // in normal form
 }
 
+// AcceptImported stands in the key of a record that no client has asked for: it was imported.
+const AcceptImported = "imported"
+
 // String is the key in the database.
 func (k TagKey) String() string {
 	return join(string(k.Registry), k.Repository, k.Tag, k.Accept)
@@ -101,6 +104,17 @@ func (r TagRecord) Age(now time.Time) time.Duration {
 
 // Tag returns the record of a tag, if there is one.
 func (m *Metadata) Tag(k TagKey) (TagRecord, bool) { return m.tags.get(k) }
+
+// Tags returns the records of a tag, whatever was accepted.
+func (m *Metadata) Tags(reg oci.Registry, repository, tag string) (records []TagRecord) {
+	m.tags.db.Scan(bucketTags, join(string(reg), repository, tag, ""), func(_ string, value []byte) bool {
+		if rec, ok := decodeTag(value); ok {
+			records = append(records, rec)
+		}
+		return true
+	})
+	return records
+}
 
 // Pushes counts what has been pushed and deleted: an answer that was asked for under an earlier count may be of before.
 func (m *Metadata) Pushes() uint64 {
