@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/registrytest"
 )
 
@@ -18,12 +18,12 @@ import (
 type finisher struct {
 	outcome           string
 	first, tenth, end time.Duration // since the herd was let go
-	digest            oci.Digest
-	err               error
+	size              int           // how many bytes came that are the blob's
+	err               error         // why no more did
 }
 
 // herd has n clients ask for one blob at the same time, over connections that they have opened before.
-func (h *house) herd(n int, address string) []finisher {
+func (h *house) herd(n int, address string, blob []byte) []finisher {
 	h.t.Helper()
 	found := make([]finisher, n)
 	var ready, done sync.WaitGroup
@@ -36,7 +36,7 @@ func (h *house) herd(n int, address string) []finisher {
 			_, _ = do(client, request(h.t, "HEAD", address[:len(address)-1]+"g", nil)) // no digest: it only connects
 			ready.Done()
 			<-let
-			found[i] = pull(client, address, start)
+			found[i] = pull(client, address, blob, start)
 		})
 	}
 	ready.Wait()
@@ -46,30 +46,34 @@ func (h *house) herd(n int, address string) []finisher {
 	return found
 }
 
-// pull reads a blob and notes when which part of it came.
-func pull(client *http.Client, address string, start time.Time) (f finisher) {
+// pull reads a blob, compares it with what it should be, and notes when which part of it came. It keeps nothing: a thousand
+// of these are not to cost more than what they watch.
+func pull(client *http.Client, address string, blob []byte, start time.Time) (f finisher) {
 	resp, err := client.Get(address)
 	if err != nil {
 		return finisher{err: err}
 	}
 	defer resp.Body.Close()
 	f.outcome = resp.Header.Get("X-Cache")
-	var body []byte
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := resp.Body.Read(buffer)
-		body = append(body, buffer[:n]...)
+		if !bytes.HasPrefix(blob[f.size:], buffer[:n]) {
+			f.err = fmt.Errorf("other bytes than the blob's after %d", f.size)
+			return f
+		}
+		f.size += n
 		if n > 0 && f.first == 0 {
 			f.first = time.Since(start)
 		}
-		if f.tenth == 0 && int64(len(body)) >= resp.ContentLength/10 {
+		if f.tenth == 0 && f.size >= len(blob)/10 {
 			f.tenth = time.Since(start)
 		}
 		if err != nil {
 			if err != io.EOF {
 				f.err = err
 			}
-			f.end, f.digest = time.Since(start), oci.FromBytes(body)
+			f.end = time.Since(start)
 			return f
 		}
 	}
@@ -83,9 +87,12 @@ func TestHerd(t *testing.T) {
 		clients, size = 1000, 32<<20
 	}
 	r := registrytest.New(t, registrytest.Config{Faults: registrytest.Faults{Body: registrytest.Body{Throttle: 1 << 20, IgnoreRange: true}}})
-	digest := r.PutBlob("team/app", registrytest.Bytes(7, size))
+	blob := registrytest.Bytes(7, size)
+	digest := r.PutBlob("team/app", blob)
 	h := start(t, r.World, "REGISTRIES="+r.Host())
-	found := h.herd(clients, fmt.Sprintf("%s/v2/team/app/blobs/%s", r.URL(), digest))
+	before := machineTime(t)
+	found := h.herd(clients, fmt.Sprintf("%s/v2/team/app/blobs/%s", r.URL(), digest), blob)
+	spent := machineTime(t).since(before)
 
 	leader := slices.IndexFunc(found, func(f finisher) bool { return f.outcome == "MISS" })
 	if leader < 0 {
@@ -93,15 +100,18 @@ func TestHerd(t *testing.T) {
 	}
 	var last time.Duration
 	for i, f := range found {
-		if f.err != nil || f.digest != digest {
-			t.Fatalf("client %d got %s, %v, want %s", i, f.digest, f.err, digest)
+		if f.err != nil || f.size != size {
+			t.Fatalf("client %d got %d bytes, %v, want %d", i, f.size, f.err, size)
 		}
 		if f.first > found[leader].tenth {
 			t.Errorf("client %d had its first byte after %v, when the leader had a tenth after %v", i, f.first, found[leader].tenth)
 		}
 		last = max(last, f.end)
 	}
-	if bound := found[leader].end * 12 / 10; last > bound {
+	t.Logf("%d clients: the leader was done after %v, the last after %v; this process used %.1f CPU-seconds, and the machine had %.0f %% to spare",
+		clients, found[leader].end, last, spent.process.Seconds(), 100*spent.idle)
+	// The machine, with what else runs on it, must not be the limit.
+	if bound := found[leader].end * 12 / 10; last > bound && spent.idle > 0.1 {
 		t.Errorf("the last of %d clients was done after %v, the leader after %v", clients, last, found[leader].end)
 	}
 	// That a registry offers parts and delivers wholes is found out with one request, which ends as soon as that is seen.
@@ -121,11 +131,12 @@ func TestCappedConnections(t *testing.T) {
 	const direct = size / pace * time.Second // it takes no less over one connection
 	var took time.Duration
 	for attempt := range uint64(3) {
-		digest := r.PutBlob("team/app", registrytest.Bytes(attempt, size))
+		blob := registrytest.Bytes(attempt, size)
+		digest := r.PutBlob("team/app", blob)
 		began := time.Now()
-		f := pull(h.http, fmt.Sprintf("%s/v2/team/app/blobs/%s", r.URL(), digest), began)
-		if took = time.Since(began); f.err != nil || f.digest != digest {
-			t.Fatalf("got %s, %v, want %s", f.digest, f.err, digest)
+		f := pull(h.http, fmt.Sprintf("%s/v2/team/app/blobs/%s", r.URL(), digest), blob, began)
+		if took = time.Since(began); f.err != nil || f.size != size {
+			t.Fatalf("got %d bytes, %v, want %d", f.size, f.err, size)
 		}
 		// What was on its way over a connection whose share another one has taken is sent in vain.
 		if sent := r.BlobBytes(digest); sent > size+size/10 {

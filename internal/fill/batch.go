@@ -14,8 +14,11 @@ const (
 	batchSize = 128 << 10
 	// batchSpace leaves room to receive in while a batch is almost full.
 	batchSpace = batchSize + 32<<10
-	// batchTime is for how long bytes may wait for more to come.
-	batchTime = 10 * time.Millisecond
+	// batchTime is for how long bytes may wait for more to come, in front of batchReaders; the more there are, up to
+	// batchMost times as many, the longer: to wake them all costs more than any of them gains by less.
+	batchTime    = 10 * time.Millisecond
+	batchReaders = 32
+	batchMost    = 10
 )
 
 var batches = sync.Pool{New: func() any { b := make([]byte, batchSpace); return &b }}
@@ -79,7 +82,7 @@ func (b *batch) add(n int, last bool) error {
 	}
 	if n > 0 && !b.waiting {
 		b.waiting = true
-		b.timer.Reset(batchTime)
+		b.timer.Reset(batchTime * time.Duration(min(max(b.fill.readers()/batchReaders, 1), batchMost)))
 	}
 	return b.err
 }

@@ -335,6 +335,13 @@ func (x *fill) settled(ctx context.Context) error {
 	}
 }
 
+// readers is how many follow the fill.
+func (x *fill) readers() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.users - 1
+}
+
 // frontier is the end of the bytes that are there from the first one on.
 func (x *fill) frontier() int64 {
 	x.mu.Lock()
