@@ -3,8 +3,8 @@
 // repository the caller may pull and which that repository has been shown to hold; to know a digest is not permission.
 //
 // Content is open (the registry shows it to nobody in particular), central (reachable with the operator's credentials,
-// which is what those are for) or a client's own. Open and central content is kept and shared. Own content is neither
-// kept nor shared: it is streamed to the caller whose credentials fetched it.
+// which is what those are for) or a client's own. All of it is kept once. Open and central content is everybody's; own
+// content is for those alone whose own login the registry has taken for that repository a short while ago.
 package access
 
 import (
@@ -62,20 +62,51 @@ type Grant struct {
 	// assumed marks an open grant that no answer of the registry backs yet: enough to ask the registry as nobody in
 	// particular, not enough to be given what is cached.
 	assumed bool
+	// spurned marks one that is open only because the operator's credentials are refused at present.
+	spurned bool
+	login   login // of the caller, where As is its own
+}
+
+// Flight tells apart the grants under which a question to the registry has different answers: open and central ones have
+// the same for all callers.
+func (g Grant) Flight() string {
+	if g.Class == Own {
+		return fmt.Sprintf("own %x", g.As.Key())
+	}
+	return g.Class.String()
 }
 
 // Refusal is what a caller is told of a registry's answer that is not what was asked for: the registry's own words,
-// which are an [*upstream.Refusal]. Two are no client's business: a challenge to the operator's credentials, which no
-// client can answer, and a status that is no refusal.
+// which are an [*upstream.Refusal]. Two are no client's business: that the operator's credentials are refused, which no
+// client can change, and a status that is no refusal.
 func (g Grant) Refusal(resp *http.Response) error {
 	refusal := upstream.NewRefusal(resp)
 	switch {
-	case refusal.Status == http.StatusUnauthorized && g.Class == Central:
-		return &oci.Error{Code: oci.CodeDenied, Message: fmt.Sprintf("registry %s refuses the credentials that this proxy has for it (AUTH_REGISTRIES)", g.Registry)}
+	case refusal.Status == http.StatusUnauthorized && g.Class == Central, g.spurned && denied(refusal):
+		return &SpurnedError{Registry: g.Registry, Status: refusal.Status}
 	case refusal.Status < 400:
 		return &upstream.UnreachableError{Registry: g.Registry, Err: fmt.Errorf("answered %d", refusal.Status)}
 	}
 	return refusal
+}
+
+// SpurnedError says that a registry refuses the operator's credentials, and shows what was asked for to nobody else.
+type SpurnedError struct {
+	Registry oci.Registry
+	Status   int // what it answered
+}
+
+func (e *SpurnedError) Error() string {
+	return fmt.Sprintf("registry %s refuses the credentials that this proxy has for it (AUTH_REGISTRIES, AUTH_CONFIG_FILE or credentials)", e.Registry)
+}
+
+// As gives the error the words that a client gets.
+func (e *SpurnedError) As(target any) bool {
+	wire, ok := target.(**oci.Error)
+	if ok {
+		*wire = &oci.Error{Code: oci.CodeDenied, Message: e.Error()}
+	}
+	return ok
 }
 
 // Registries is the client towards registries.
@@ -92,6 +123,17 @@ type Config struct {
 	// Keeps reports whether the operator wants what was open in a repository to stay so when its registry says that it is
 	// not there any more. Nil means never.
 	Keeps func(reg oci.Registry, repository string) bool
+	// Refused reports whether those are of no use at present; nil means that they are.
+	Refused func(ctx context.Context, reg oci.Registry, repository string) bool
+	// OwnFirst has a caller's own login go before the operator's credentials.
+	OwnFirst func() bool
+	// Everyone reports whether every client of the proxy may pull from a repository, as far as its operator's rules go;
+	// nil means that there are no rules.
+	Everyone func(reg oci.Registry, repository string) bool
+	// Realms are the token services that a registry has named, as far as they are paired with it; nil means none are known.
+	Realms func(reg oci.Registry) []oci.Registry
+	// Hasher makes the fingerprints under which accepted logins are remembered; nil means one of this process alone.
+	Hasher *secret.Hasher
 	// GiveUp is how long a registry that hangs is waited for where its last answer will do; 0 means 3 s.
 	GiveUp time.Duration
 	Log    *slog.Logger
@@ -103,6 +145,7 @@ type Access struct {
 	cfg       Config
 	questions singleflight.Group
 	rests     rests
+	reach     reach
 }
 
 // New returns the trust model over cfg.
@@ -116,17 +159,32 @@ func New(cfg Config) *Access {
 	if cfg.GiveUp == 0 {
 		cfg.GiveUp = 3 * time.Second
 	}
-	return &Access{cfg: cfg}
+	if cfg.Hasher == nil {
+		cfg.Hasher = secret.NewHasher()
+	}
+	if cfg.Refused == nil {
+		cfg.Refused = func(context.Context, oci.Registry, string) bool { return false }
+	}
+	if cfg.OwnFirst == nil {
+		cfg.OwnFirst = func() bool { return false }
+	}
+	if cfg.Everyone == nil {
+		cfg.Everyone = func(oci.Registry, string) bool { return true }
+	}
+	a := &Access{cfg: cfg}
+	a.cfg.Registries = a.Watch(cfg.Registries)
+	return a
 }
 
 // Grant classifies a caller's wish to pull from a repository; p is what it asks for there, and serves as the question
-// to the registry where the answer depends on it. The result may be [Own], which is no permission to anything cached.
+// to the registry where the answer depends on it. The result is no permission to anything cached before it is
+// confirmed.
 func (a *Access) Grant(ctx context.Context, caller Caller, reg oci.Registry, p oci.Path) Grant {
 	g := Grant{Registry: reg, Repository: p.Repository}
-	if a.cfg.HasCentral(reg, p.Repository) {
-		g.Class, g.As = Central, auth.Central
-		return g
+	if a.cfg.HasCentral(reg, p.Repository) && (caller.Authorization.Empty() || !a.cfg.OwnFirst()) {
+		return a.central(ctx, g)
 	}
+	g.login, g.As = a.loginOf(caller), auth.Own(caller.Authorization)
 	last, known := a.cfg.Metadata.Open(reg, p.Repository)
 	recent := known && a.recent(last)
 	switch {
@@ -135,17 +193,54 @@ func (a *Access) Grant(ctx context.Context, caller Caller, reg oci.Registry, p o
 	case caller.Authorization.Empty():
 		g.assumed = true
 		return g
-	case !recent && a.probe(ctx, g, p) == nil:
+	case !recent && a.isOpen(ctx, g, p):
 		return g
 	}
-	g.Class, g.As = Own, auth.Own(caller.Authorization)
+	g.Class = Own
 	return g
+}
+
+// central is the grant of a repository for which there are credentials of the operator's. While the registry refuses
+// them it is asked as nobody in particular.
+func (a *Access) central(ctx context.Context, g Grant) Grant {
+	if a.cfg.Refused(ctx, g.Registry, g.Repository) {
+		last, known := a.cfg.Metadata.Open(g.Registry, g.Repository)
+		g.assumed = !known || !last.Open || !a.recent(last)
+		g.spurned = g.assumed
+		return g
+	}
+	g.Class, g.As = Central, auth.Central
+	return g
+}
+
+// Otherwise is the grant to try where the registry has refused what the caller brought along itself: the operator's
+// credentials, if there are any.
+func (a *Access) Otherwise(ctx context.Context, g Grant, err error) (Grant, bool) {
+	refusal, ok := errors.AsType[*upstream.Refusal](err)
+	if !ok || !denied(refusal) || !g.As.IsOwn() || !a.cfg.HasCentral(g.Registry, g.Repository) {
+		return Grant{}, false
+	}
+	return a.central(ctx, Grant{Registry: g.Registry, Repository: g.Repository}), true
+}
+
+// denied reports whether a registry's answer may mean that who asks is not let in. Some hide what is private.
+func denied(refusal *upstream.Refusal) bool {
+	switch refusal.Status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		return true
+	}
+	return false
 }
 
 // Confirm backs a grant before cached content is given out under it. The error is the registry's [*upstream.Refusal],
 // or that it cannot be reached and nothing is known.
 func (a *Access) Confirm(ctx context.Context, g Grant, p oci.Path) error {
-	if !g.assumed {
+	switch {
+	case g.Class == Own:
+		return a.confirmOwn(ctx, g, p)
+	case g.Class == Central:
+		return a.confirmCentral(ctx, g, p)
+	case !g.assumed:
 		return nil
 	}
 	if last, known := a.cfg.Metadata.Open(g.Registry, g.Repository); known && (last.Open || a.kept(g, last)) && a.recent(last) {
@@ -165,20 +260,26 @@ func (a *Access) Holds(ctx context.Context, g Grant, p oci.Path) error {
 	if err := a.Claims(ctx, g, p); err != nil {
 		return err
 	}
-	m := a.cfg.Metadata
-	if m.Link(g.Registry, g.Repository, p.Digest) == metadata.Proven || m.DeliveredBy(g.Registry, p.Digest) || a.free(p.Digest) {
-		return nil
+	if !a.Proven(g, p.Digest) {
+		return ErrUnproven
 	}
-	return ErrUnproven
+	return nil
 }
 
-// Claims returns nil if the registry is known to say, or now says, that the repository holds the digest of p. That is
-// enough for bytes that are only now being delivered to all clients alike.
+// Proven reports whether that a repository claims to hold the digest is enough.
+func (a *Access) Proven(g Grant, d oci.Digest) bool {
+	return a.cfg.Metadata.Link(g.Registry, g.Repository, d) == metadata.Proven || a.cfg.Metadata.DeliveredBy(g.Registry, d) || a.free(d)
+}
+
+// Claims returns nil if the registry is known to say, or now says, that the repository holds the digest of p.
 func (a *Access) Claims(ctx context.Context, g Grant, p oci.Path) error {
 	if a.cfg.Metadata.Link(g.Registry, g.Repository, p.Digest) != metadata.Unlinked {
 		return nil
 	}
-	err := a.share(ctx, fmt.Sprintf("claim %x %q %q", g.As.Key(), g.Registry, p.String()), func(ctx context.Context) error {
+	if g.Class == Open {
+		g.As = auth.Anonymous
+	}
+	err := a.share(ctx, fmt.Sprintf("claim %s %q %q", g.Flight(), g.Registry, p.String()), func(ctx context.Context) error {
 		return a.ask(ctx, g, p.Repository, p.String(), http.StatusForbidden)
 	})
 	if err == nil {
@@ -190,23 +291,37 @@ func (a *Access) Claims(ctx context.Context, g Grant, p oci.Path) error {
 // free reports whether some registry has delivered the digest from a repository that every client may pull from.
 func (a *Access) free(d oci.Digest) bool {
 	reg, repository, ok := a.cfg.Metadata.Free(d)
-	if !ok {
+	return ok && a.FreeAt(reg, repository)
+}
+
+// FreeAt reports whether every client may pull from a repository, as far as is known.
+func (a *Access) FreeAt(reg oci.Registry, repository string) bool {
+	if !a.cfg.Everyone(reg, repository) {
 		return false
 	}
 	if a.cfg.HasCentral(reg, repository) {
-		return true
+		if last, known := a.cfg.Metadata.Reached(reg, repository); known && last.Open {
+			return true
+		}
 	}
 	last, known := a.cfg.Metadata.Open(reg, repository)
 	return known && (last.Open || a.kept(Grant{Registry: reg, Repository: repository}, last))
 }
 
+// Free reports whether what is fetched under the grant is every client's.
+func (a *Access) Free(g Grant) bool {
+	return g.Class != Own && a.cfg.Everyone(g.Registry, g.Repository)
+}
+
 // Answered records that the registry has answered a request for p under the grant with success: what is assumed open is
-// open, and the repository claims the digest.
+// open, what was asked for with a login may be had with it, and the repository claims the digest.
 func (a *Access) Answered(g Grant, p oci.Path) {
-	if g.Class == Own {
-		return
-	}
-	if g.Class == Open {
+	switch {
+	case g.Class == Own:
+		a.accept(g)
+	case g.Class == Central:
+		a.rememberCentral(g, p.String())
+	case !g.As.IsOwn(): // a login says nothing of what nobody in particular gets
 		a.rememberOpen(g, p.String())
 	}
 	if p.Digest != "" {
@@ -216,9 +331,7 @@ func (a *Access) Answered(g Grant, p oci.Path) {
 
 // Delivered records that the registry has delivered the bytes of the digest from the repository of the grant.
 func (a *Access) Delivered(g Grant, d oci.Digest) {
-	if g.Class != Own {
-		a.cfg.Metadata.PutProof(g.Registry, g.Repository, d, true)
-	}
+	a.cfg.Metadata.PutProof(g.Registry, g.Repository, d, a.Free(g))
 }
 
 func (a *Access) recent(last metadata.OpenAnswer) bool {

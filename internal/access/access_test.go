@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,8 @@ var (
 type world struct {
 	*Access
 	meta    *metadata.Metadata
+	db      *mapDB
+	hasher  *secret.Hasher
 	mu      sync.Mutex
 	status  map[string]int // by method; 0 means unreachable
 	asked   []string
@@ -47,11 +50,13 @@ type world struct {
 }
 
 func newWorld() *world {
-	w := &world{status: map[string]int{"HEAD": 200, "GET": 200}, now: time.Unix(1e9, 0), meta: metadata.New(&mapDB{})}
+	w := &world{status: map[string]int{"HEAD": 200, "GET": 200}, now: time.Unix(1e9, 0), db: &mapDB{}, hasher: secret.NewHasher()}
+	w.meta = metadata.New(w.db)
 	w.Access = New(Config{
 		Registries: w, Metadata: w.meta,
 		HasCentral: func(oci.Registry, string) bool { return w.central },
 		Now:        func() time.Time { return w.now },
+		Hasher:     w.hasher,
 	})
 	return w
 }
@@ -129,8 +134,8 @@ func TestClasses(t *testing.T) {
 	}{
 		{"the operator's credentials make it central", true, 401, nobody, Central, auth.Central, 0},
 		{"central ignores what the client sends", true, 401, alice, Central, auth.Central, 0},
-		{"a login for what everybody may see is open", false, 200, alice, Open, auth.Anonymous, 1},
-		{"a redirect to storage is open", false, 307, alice, Open, auth.Anonymous, 1},
+		{"a login for what everybody may see is open", false, 200, alice, Open, auth.Own(alice.Authorization), 1},
+		{"a redirect to storage is open", false, 307, alice, Open, auth.Own(alice.Authorization), 1},
 		{"a login for what nobody may see is the client's own", false, 401, alice, Own, auth.Own(alice.Authorization), 1},
 		{"403 is not open", false, 403, alice, Own, auth.Own(alice.Authorization), 1},
 		{"404 is not open", false, 404, alice, Own, auth.Own(alice.Authorization), 1},
@@ -301,28 +306,174 @@ func TestAClaimIsEnoughForWhatIsInFlight(t *testing.T) {
 	}
 }
 
-func TestOwnContentLeavesNoTrace(t *testing.T) {
+// What a registry says to alice links the digest to the repository, and makes neither open.
+func TestOwnContentMakesNothingOpen(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
 	w.status["HEAD"] = 401
 	g := w.Grant(t.Context(), alice, reg, byDigest)
+	if err := w.Claims(t.Context(), g, byDigest); err == nil {
+		t.Error("a 401 is a claim")
+	}
 	w.Answered(g, byDigest)
 	w.Delivered(g, digest)
 	if err := w.Confirm(t.Context(), w.Grant(t.Context(), nobody, reg, byDigest), byDigest); err == nil {
 		t.Error("alice's pull made the repository open")
 	}
-	if err := w.Claims(t.Context(), g, byDigest); err == nil {
-		t.Error("a 401 is a claim")
-	}
-	w.status["HEAD"] = 200
-	if err := w.Claims(t.Context(), g, byDigest); err != nil {
-		t.Errorf("alice's login is good: %v", err)
-	}
-	if w.meta.Link(reg, byDigest.Repository, digest) != metadata.Unlinked || w.meta.DeliveredBy(reg, digest) {
-		t.Error("alice's pull left a link")
+	if w.meta.Link(reg, byDigest.Repository, digest) != metadata.Proven {
+		t.Error("alice's pull proved nothing")
 	}
 	if _, _, free := w.meta.Free(digest); free {
 		t.Error("alice's pull made the digest everybody's")
+	}
+}
+
+// The grace is that of the registry's last acceptance: a hit does not extend it, and a clock that was set back ends it.
+func TestHowLongALoginCounts(t *testing.T) {
+	t.Parallel()
+	token := func(exp time.Time) Caller {
+		payload := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, exp.Unix()))
+		return Caller{Authorization: secret.New("Bearer e30." + payload + ".c2ln")}
+	}
+	now := time.Unix(1e9, 0)
+	basic := Caller{Authorization: secret.New("Basic YWxpY2U6c2VjcmV0")}
+	for _, tc := range []struct {
+		name      string
+		caller    Caller
+		after     time.Duration
+		down      bool
+		restart   bool
+		served    bool
+		questions int
+	}{
+		{"within the grace", basic, 4*time.Minute + 50*time.Second, false, false, true, 0},
+		{"within the grace, after a restart", basic, 4 * time.Minute, false, true, true, 0},
+		{"after the grace", basic, 5 * time.Minute, false, false, false, 1},
+		{"after the grace and a restart", basic, 5 * time.Minute, false, true, false, 1},
+		{"after the grace, in an outage", basic, 59 * time.Minute, true, true, true, 1},
+		{"after the longer grace, in an outage", basic, 61 * time.Minute, true, false, false, 1},
+		{"the clock was set back", basic, -time.Minute, false, false, false, 1},
+		{"a token within its life", token(now.Add(2 * time.Minute)), time.Minute, false, false, true, 0},
+		{"a token after its life", token(now.Add(2 * time.Minute)), 2 * time.Minute, false, true, false, 1},
+		{"a long token within the grace", token(now.Add(time.Hour)), 4 * time.Minute, false, false, true, 0},
+		{"a long token after the grace", token(now.Add(time.Hour)), 6 * time.Minute, false, false, false, 1},
+		{"a long token after the grace, in an outage", token(now.Add(time.Hour)), 50 * time.Minute, true, false, true, 1},
+		{"a token that does not say, in an outage", alice, 6 * time.Minute, true, false, false, 1},
+		{"a token that ends in a million years, in an outage", token(time.Unix(1<<50, 0)), 6 * time.Minute, true, false, false, 1},
+	} {
+		w := newWorld()
+		g := w.Grant(t.Context(), tc.caller, reg, byDigest)
+		g.Class = Own
+		if err := w.Confirm(t.Context(), g, byDigest); err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		w.now = w.now.Add(tc.after)
+		w.status["HEAD"] = 401
+		if tc.down {
+			w.status["HEAD"] = 0
+		}
+		w.asked = nil
+		if tc.restart {
+			w.Access = New(Config{Registries: w, Metadata: metadata.New(w.db), HasCentral: func(oci.Registry, string) bool { return false }, Now: func() time.Time { return w.now }, Hasher: w.hasher})
+			g.login = w.loginOf(tc.caller)
+		}
+		err := w.Confirm(t.Context(), g, byDigest)
+		if (err == nil) != tc.served || len(w.asked) != tc.questions {
+			t.Errorf("%s: %v after %q, want served %t after %d questions", tc.name, err, w.asked, tc.served, tc.questions)
+		}
+	}
+}
+
+// A registry that takes a login back is believed at once, wherever it says so.
+func TestARefusalEndsTheGrace(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	g := w.Grant(t.Context(), alice, reg, byDigest)
+	g.Class = Own
+	if err := w.Confirm(t.Context(), g, byDigest); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.Add(6 * time.Minute)
+	w.status["HEAD"], w.status["GET"] = 403, 403
+	if err := w.Confirm(t.Context(), g, byDigest); err == nil {
+		t.Error("refused, and served")
+	}
+	w.status["HEAD"] = 0
+	if err := w.Confirm(t.Context(), g, byDigest); err == nil {
+		t.Error("refused, and served in the outage that followed")
+	}
+}
+
+// That there are credentials does not say that they open a repository: what was fetched with a client's own stays its
+// own.
+func TestCentralContentIsWhatTheOperatorsCredentialsOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.central = true
+	g := w.Grant(t.Context(), nobody, reg, byDigest)
+	if g.Class != Central {
+		t.Fatalf("class %v", g.Class)
+	}
+	w.status["HEAD"], w.status["GET"] = 403, 403
+	if err := w.Confirm(t.Context(), g, byDigest); err == nil {
+		t.Error("given out though the operator's credentials do not open it")
+	}
+	w.status["HEAD"] = 200
+	for range 3 {
+		if err := w.Confirm(t.Context(), g, byDigest); err != nil {
+			t.Errorf("opened by them: %v", err)
+		}
+	}
+	w.now = w.now.Add(48 * time.Hour)
+	w.status["HEAD"] = 0
+	if err := w.Confirm(t.Context(), g, byDigest); err != nil {
+		t.Errorf("opened by them when the registry was last seen: %v", err)
+	}
+}
+
+// While the operator's credentials are refused, what is open is to be had; the rest names the setting.
+func TestRefusedCredentialsLeaveWhatIsOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.central = true
+	w.cfg.Refused = func(context.Context, oci.Registry, string) bool { return true }
+	g := w.Grant(t.Context(), nobody, reg, byTag)
+	if g.Class != Open || g.As.IsCentral() {
+		t.Fatalf("asked as %v", g.Class)
+	}
+	if err := w.Confirm(t.Context(), g, byTag); err != nil {
+		t.Errorf("open: %v", err)
+	}
+	other := byTag
+	other.Repository = "team/private"
+	w.status["HEAD"] = 401
+	var wire *oci.Error
+	if err := w.Confirm(t.Context(), w.Grant(t.Context(), nobody, reg, other), other); !errors.As(err, &wire) || wire.Code != oci.CodeDenied || !strings.Contains(wire.Message, "AUTH_REGISTRIES") {
+		t.Errorf("private: %v, want DENIED naming the setting", err)
+	}
+}
+
+// With ALLOW_OWN_AUTH the caller's login goes first and the operator's second, where the registry refuses it.
+func TestOwnFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.central = true
+	w.cfg.OwnFirst = func() bool { return true }
+	w.status["HEAD"] = 401
+	g := w.Grant(t.Context(), alice, reg, byTag)
+	if !g.As.IsOwn() || g.Class != Own {
+		t.Errorf("%v", g.Class)
+	}
+	if again, ok := w.Otherwise(t.Context(), g, &upstream.Refusal{Status: 401}); !ok || again.Class != Central {
+		t.Errorf("after a refusal: %v, %t", again.Class, ok)
+	}
+	for _, err := range []error{nil, &upstream.Refusal{Status: 429}, &upstream.UnreachableError{}} {
+		if _, ok := w.Otherwise(t.Context(), g, err); ok {
+			t.Errorf("%v has the operator's credentials tried", err)
+		}
+	}
+	if g := w.Grant(t.Context(), nobody, reg, byTag); g.Class != Central {
+		t.Errorf("without a login: %v", g.Class)
 	}
 }
 

@@ -17,29 +17,78 @@ import (
 // the registry cannot say, its last answer stands; if it hangs, after a moment.
 func (a *Access) probe(ctx context.Context, g Grant, p oci.Path) error {
 	last, known := a.cfg.Metadata.Open(g.Registry, g.Repository)
-	wasOpen := known && last.Open
-	if wasOpen && a.Resting(g.Registry) {
-		return nil
-	}
-	within, cancel := ctx, context.CancelFunc(func() {})
-	if wasOpen {
-		within, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, errHangs)
-	}
-	defer cancel()
-	nobody := Grant{Registry: g.Registry, Repository: g.Repository}
-	err := a.share(within, fmt.Sprintf("open %q %q", g.Registry, p.String()), func(ctx context.Context) error {
-		return a.seek(ctx, nobody, p.String())
+	nobody := Grant{Registry: g.Registry, Repository: g.Repository, spurned: g.spurned}
+	err := a.standing(ctx, g.Registry, known && last.Open, func(ctx context.Context) error {
+		return a.share(ctx, fmt.Sprintf("open %t %q %q", g.spurned, g.Registry, p.String()), func(ctx context.Context) error {
+			return a.seek(ctx, nobody, p.String())
+		})
 	})
-	if errors.Is(err, errHangs) {
-		a.Rest(g.Registry, RestAfterHang)
-	}
-	if wasOpen && ctx.Err() == nil && !final(err) {
-		return nil
-	}
 	if last, _ := a.cfg.Metadata.Open(g.Registry, g.Repository); missing(err) && a.kept(g, last) {
 		return nil
 	}
 	return err
+}
+
+// isOpen is probe for a caller with a login of its own: where the registry has just been seen to be in trouble, or
+// that login will do as long as it is, nobody waits long for an answer.
+func (a *Access) isOpen(ctx context.Context, g Grant, p oci.Path) bool {
+	last, known := a.cfg.Metadata.Open(g.Registry, g.Repository)
+	if a.Unreachable(g.Registry) {
+		return known && last.Open
+	}
+	if a.accepted(g, outageGrace) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, errHangs)
+		defer cancel()
+	}
+	return a.hung(g.Registry, a.probe(ctx, g, p)) == nil
+}
+
+// confirmCentral asks the registry, with the operator's credentials, for what p names, unless it has lately shown
+// something of the repository to them: that there are credentials does not say that they open it.
+func (a *Access) confirmCentral(ctx context.Context, g Grant, p oci.Path) error {
+	last, known := a.cfg.Metadata.Reached(g.Registry, g.Repository)
+	if known && (last.Open || a.kept(g, last)) && a.recent(last) {
+		return nil
+	}
+	err := a.standing(ctx, g.Registry, known && last.Open, func(ctx context.Context) error {
+		return a.share(ctx, fmt.Sprintf("central %q %q", g.Registry, p.String()), func(ctx context.Context) error {
+			return a.seekCentral(ctx, g, p.String())
+		})
+	})
+	if last, _ := a.cfg.Metadata.Reached(g.Registry, g.Repository); missing(err) && a.kept(g, last) {
+		return nil
+	}
+	return err
+}
+
+// standing asks a question whose last answer, if it was yes, stands while the registry cannot say; if it hangs, after a
+// moment.
+func (a *Access) standing(ctx context.Context, reg oci.Registry, yes bool, question func(context.Context) error) error {
+	down := a.Unreachable(reg)
+	if yes && (down || a.Resting(reg)) {
+		return nil
+	}
+	within, cancel := ctx, context.CancelFunc(func() {})
+	if yes || down {
+		within, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, errHangs)
+	}
+	defer cancel()
+	err := a.hung(reg, question(within))
+	if yes && ctx.Err() == nil && !final(err) {
+		return nil
+	}
+	return err
+}
+
+// hung has a registry left alone that was waited for in vain, and says so.
+func (a *Access) hung(reg oci.Registry, err error) error {
+	if !errors.Is(err, errHangs) {
+		return err
+	}
+	a.Rest(reg, RestAfterHang)
+	a.Saw(reg, false)
+	return &upstream.UnreachableError{Registry: reg, Err: err}
 }
 
 // errHangs is why a caller stops waiting for a registry whose last answer will do.
@@ -69,19 +118,59 @@ func (a *Access) seek(ctx context.Context, nobody Grant, path string) error {
 // short while ago.
 func (a *Access) rememberOpen(g Grant, path string) {
 	last, known := a.cfg.Metadata.Open(g.Registry, g.Repository)
-	if age := a.cfg.Now().Sub(last.At); known && last.Open && age >= 0 && age < openFor/10 {
+	if known && a.justShown(last) {
 		return
 	}
 	a.cfg.Metadata.PutOpen(g.Registry, g.Repository, metadata.OpenAnswer{Open: true, At: a.cfg.Now(), Witness: path})
 }
 
+// seekCentral finds out whether the operator's credentials open the repository and remembers the answer, as seek does.
+func (a *Access) seekCentral(ctx context.Context, g Grant, path string) error {
+	err := a.ask(ctx, g, g.Repository, path, http.StatusForbidden)
+	last, _ := a.cfg.Metadata.Reached(g.Registry, g.Repository)
+	if missing(err) && last.Open && last.Witness != "" && last.Witness != path {
+		path = last.Witness
+		err = a.ask(ctx, g, g.Repository, path, http.StatusForbidden)
+	}
+	switch {
+	case err == nil:
+		a.rememberCentral(g, path)
+	case final(err):
+		a.cfg.Metadata.PutReached(g.Registry, g.Repository, metadata.OpenAnswer{
+			At: a.cfg.Now(), Missing: missing(err), WasOpen: missing(err) && (last.Open || last.WasOpen),
+		})
+	}
+	return err
+}
+
+// rememberCentral is rememberOpen for the operator's credentials.
+func (a *Access) rememberCentral(g Grant, path string) {
+	last, known := a.cfg.Metadata.Reached(g.Registry, g.Repository)
+	if known && a.justShown(last) {
+		return
+	}
+	a.cfg.Metadata.PutReached(g.Registry, g.Repository, metadata.OpenAnswer{Open: true, At: a.cfg.Now(), Witness: path})
+}
+
+// justShown reports whether an answer need not be written down again.
+func (a *Access) justShown(last metadata.OpenAnswer) bool {
+	age := a.cfg.Now().Sub(last.At)
+	return last.Open && age >= 0 && age < openFor/10
+}
+
 // final reports whether an error is the registry's word on what was asked for, not on its own trouble.
 func final(err error) bool {
+	if _, ok := errors.AsType[*SpurnedError](err); ok {
+		return true
+	}
 	refusal, ok := errors.AsType[*upstream.Refusal](err)
 	return ok && !refusal.Temporary()
 }
 
 func missing(err error) bool {
+	if spurned, ok := errors.AsType[*SpurnedError](err); ok {
+		return spurned.Status == http.StatusNotFound
+	}
 	refusal, ok := errors.AsType[*upstream.Refusal](err)
 	return ok && refusal.Status == http.StatusNotFound
 }

@@ -51,7 +51,7 @@ func (h *house) raw(authority, line string, header ...string) answer {
 }
 
 // layout is every path that there may be below the root of a house.
-var layout = regexp.MustCompile(`^(\.|ca|ca/ca\.(crt|key)|cache|cache/(VERSION|lock|metadata\.db|staging(/[0-9a-z.-]+)?|blobs|blobs/sha(256|512)|blobs/sha256/[0-9a-f]{2}|blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}))$`)
+var layout = regexp.MustCompile(`^(\.|ca|ca/ca\.(crt|key)|cache|cache/(VERSION|lock|key|metadata\.db|staging(/[0-9a-z.-]+)?|blobs|blobs/sha(256|512)|blobs/sha256/[0-9a-f]{2}|blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}))$`)
 
 // wantLayout fails the test if there is a file that has no place in the layout.
 func (h *house) wantLayout() {

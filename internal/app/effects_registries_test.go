@@ -186,15 +186,49 @@ func effectTokenServices(t *testing.T) {
 }
 
 // effectAllowOwnAuth is what the setting does as yet: it is said that it does nothing.
-func effectAllowOwnAuth(t *testing.T) { saysWithoutEffect(t, "ALLOW_OWN_AUTH") }
-
-func effectAllowPushWithOwnAuth(t *testing.T) { saysWithoutEffect(t, "ALLOW_PUSH_WITH_OWN_AUTH") }
-
-func saysWithoutEffect(t *testing.T, name string) {
-	h := start(t, registrytest.NewWorld(t), name+"=true")
-	h.log.await(t, func(l line) bool {
-		return l.Level == "WARN" && strings.HasPrefix(l.Msg, name+"=true: without effect in this version")
+// privateHub is a registry with what is dev's and what is the operator's.
+func privateHub(t *testing.T) (reg *registrytest.Registry, environ []string) {
+	reg = registrytest.New(t, registrytest.Config{
+		Login: registrytest.Basic, Users: map[string]string{"central": "c", "dev": "d"},
+		Private: map[string][]string{"dev/app": {"dev"}, "central/app": {"central"}},
 	})
+	for _, name := range []string{"dev/app", "central/app"} {
+		reg.PushImage(name, "1", layers(1, 1, 1000)...)
+	}
+	return reg, []string{"REGISTRIES=" + reg.Host(), "AUTH_REGISTRY_DELIMITER=|", "AUTH_REGISTRIES=" + reg.Host() + "|central|c"}
+}
+
+// effectAllowOwnAuth: whose login opens what, and what a client without one is told.
+func effectAllowOwnAuth(t *testing.T) {
+	reg, environ := privateHub(t)
+	for _, on := range []bool{false, true} {
+		h := start(t, reg.World, append(environ, fmt.Sprint("ALLOW_OWN_AUTH=", on))...)
+		ping, own := 200, 403
+		if on {
+			ping, own = 401, 200
+		}
+		h.ask("GET", reg.URL()+"/v2/").expect(t, ping)
+		h.ask("GET", reg.URL()+"/v2/dev/app/manifests/1", "Authorization", login("dev", "d")).expect(t, own)
+		h.ask("GET", reg.URL()+"/v2/central/app/manifests/1", "Authorization", login("dev", "d")).expect(t, 200)
+		h.ask("GET", reg.URL()+"/v2/dev/app/manifests/1").expect(t, 403)
+	}
+}
+
+// effectAllowPushWithOwnAuth: refused, or passed where a login comes along.
+func effectAllowPushWithOwnAuth(t *testing.T) {
+	reg, environ := privateHub(t)
+	push := reg.URL() + "/v2/dev/app/blobs/uploads/"
+	off := start(t, reg.World, environ...)
+	off.send("POST", push, nil, "Authorization", login("dev", "d")).expect(t, 405, "ALLOW_PUSH_WITH_OWN_AUTH=true")
+	on := start(t, reg.World, append(environ, "ALLOW_PUSH_WITH_OWN_AUTH=true")...)
+	on.send("POST", push, nil, "Authorization", login("dev", "d")).expect(t, 202)
+	reg.Forget()
+	if a := on.send("POST", push, nil).expect(t, 401, "UNAUTHORIZED"); !strings.HasPrefix(a.header.Get("Www-Authenticate"), "Basic") {
+		t.Errorf("a push without a login gets %v, want the registry's challenge", a.header)
+	}
+	if n := reg.Count("POST", ""); n != 0 {
+		t.Errorf("%d pushes without a login reached the registry", n)
+	}
 }
 
 // write makes files, and the directories that they are in, with modes that suit secrets.

@@ -41,7 +41,7 @@ func give(dir string, who config.User) error {
 	if info.Sys().(*syscall.Stat_t).Uid == uint32(who.UID) {
 		return nil
 	}
-	for _, name := range []string{"VERSION", "lock", "metadata.db", "blobs", "staging"} {
+	for _, name := range []string{"VERSION", "lock", "key", "metadata.db", "blobs", "staging"} {
 		err := filepath.WalkDir(filepath.Join(dir, name), func(path string, _ fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil

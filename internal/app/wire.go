@@ -36,6 +36,7 @@ import (
 type parts struct {
 	store     *disk.Store
 	cache     *cache.Cache
+	trust     *access.Access
 	proxy     *proxy.Proxy
 	admin     http.Handler
 	authority *mitm.Authority
@@ -98,7 +99,13 @@ func (a *App) wire() (*parts, error) {
 		return nil, err
 	}
 	known := metadata.New(p.store.DB())
-	trust := access.New(access.Config{Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Keeps: rules.KeepsMissing, GiveUp: cfg.GiveUp, Log: log.With("component", "access")})
+	p.trust = access.New(access.Config{
+		Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Refused: client.Auth().Refused,
+		OwnFirst: func() bool { return rulesOf(cfg).OwnFirst }, Realms: client.Auth().Realms, Hasher: hasher(cfg, log),
+		Keeps: rules.KeepsMissing, GiveUp: cfg.GiveUp,
+		Log: log.With("component", "access"),
+	})
+	trust := p.trust
 	p.cache = cache.New(cache.Config{
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, GiveUp: cfg.GiveUp,
 		Fill: how.fills(), Connections: how.connections,
@@ -113,7 +120,8 @@ func (a *App) wire() (*parts, error) {
 		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
 		Registry: registry.New(registry.Config{
 			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentralFor,
-			AllowPush: cfg.AllowPush, BufferRequests: cfg.RequestBuffering, GiveUp: cfg.GiveUp, Log: log.With("component", "registry"),
+			Trust: trust, Authorization: client.Auth().Authorization, Rules: func() registry.Rules { return rulesOf(cfg) },
+			GiveUp: cfg.GiveUp, Log: log.With("component", "registry"),
 		}),
 		Local: setup.Handler(setup.Config{
 			CertificatePEM: authority.CertificatePEM(), Registries: cfg.Registries.Mirrored(), Healthy: a.healthy,

@@ -20,9 +20,14 @@ import (
 // Errors are the registry's [*upstream.Refusal], or that it cannot be reached.
 func (c *Cache) Blob(ctx context.Context, p Pull) (*Content, error) {
 	g := c.cfg.Access.Grant(ctx, p.Caller, p.Registry, p.Path)
-	if g.Class == access.Own {
-		return c.pass(ctx, p, g)
+	content, err := c.blob(ctx, p, g)
+	if other, ok := c.cfg.Access.Otherwise(ctx, g, err); ok {
+		return c.blob(ctx, p, other)
 	}
+	return content, err
+}
+
+func (c *Cache) blob(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	if body, size, ok := c.open(p.Path.Digest); ok {
 		err := c.permitted(ctx, g, p.Path)
 		if err == nil {
@@ -44,23 +49,24 @@ func (c *Cache) Blob(ctx context.Context, p Pull) (*Content, error) {
 
 // headBlob answers a HEAD for a blob that is not cached, from its fill if one is in progress.
 func (c *Cache) headBlob(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	size, verified, ok := c.fills.Size(p.Path.Digest)
+	progress, ok := c.fills.Look(p.Path.Digest)
 	if !ok {
 		return c.blobSize(ctx, p, g)
 	}
 	if err := c.mayFollow(ctx, p, g); err != nil {
 		return nil, err
 	}
-	content := &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: size}, Outcome: Coalesced}
-	if verified {
+	if !c.cfg.Access.Proven(g, p.Path.Digest) && !c.sharedWith(g)(progress.Origin) {
+		return c.blobSize(ctx, p, g)
+	}
+	content := &Content{Descriptor: oci.Descriptor{Digest: p.Path.Digest, Size: progress.Size}, Outcome: Coalesced}
+	if progress.Verified {
 		content.Outcome = Hit
 	}
 	return content, nil
 }
 
-// mayFollow returns nil if the caller may have what another's fill brings. What all of these fills bring, every client may
-// have that may pull from the repository it comes from: own content never gets here. So whoever does not lead needs no
-// more than its own registry's word that the repository holds the digest.
+// mayFollow returns nil if the caller may pull what another's fill brings, as far as its own registry claims to hold it.
 func (c *Cache) mayFollow(ctx context.Context, p Pull, g access.Grant) error {
 	if err := c.cfg.Access.Confirm(ctx, g, p.Path); err != nil {
 		return err
@@ -143,13 +149,20 @@ func (c *Cache) hit(ctx context.Context, p Pull, g access.Grant, body Body, size
 // fetch fills a blob from upstream, or joins those who do; where nothing can be stored it passes through.
 func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	content, err := c.join(ctx, c.fills, p, g)
-	if errors.Is(err, store.ErrNoSpace) {
+	switch {
+	case errors.Is(err, store.ErrNoSpace):
 		return c.passage(ctx, p, g, fill.NoSpace)
+	case errors.Is(err, access.ErrUnproven) && c.has(p.Path.Digest): // by now
+		return c.prove(ctx, p, g)
+	case errors.Is(err, access.ErrUnproven):
+		return c.passage(ctx, p, g, fill.Proof)
 	}
 	return content, err
 }
 
-// join joins the fill of p's digest, or starts it.
+// join joins the fill of p's digest, or starts it. Whoever does not lead needs its own registry's word that the
+// repository holds the digest. Where that word is not enough for what is cached, it is for what that registry itself is
+// delivering, and for what every client may have; any other caller has its registry deliver on its own.
 func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
 	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want)
 	if err != nil {
@@ -163,11 +176,24 @@ func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Gr
 	if r.Verified() { // all of it is here, on its way into the store
 		content.Outcome = Hit
 	}
-	if err := c.mayFollow(ctx, p, g); err != nil {
+	if err = c.mayFollow(ctx, p, g); err == nil && !c.cfg.Access.Proven(g, p.Path.Digest) && !r.Restrict(c.sharedWith(g)) {
+		err = access.ErrUnproven
+	}
+	if err != nil {
 		_ = r.Close()
 		return nil, err
 	}
 	return content, nil
+}
+
+// sharedWith is whose bytes a caller may have that its registry only claims to hold: that registry's own, and what every
+// client may have.
+func (c *Cache) sharedWith(g access.Grant) func(origin string) bool {
+	return func(origin string) bool {
+		reg, repository, ok := strings.Cut(origin, " ")
+		from := oci.Registry(reg)
+		return ok && (from == g.Registry || c.cfg.Access.FreeAt(from, repository))
+	}
 }
 
 // blobSize answers a HEAD for a blob that is not cached. A redirect to storage is not followed with a HEAD, which its
@@ -205,7 +231,7 @@ func (c *Cache) blobSize(ctx context.Context, p Pull, g access.Grant) (*Content,
 // or the operator's credentials are refused and the blob may be open all the same.
 func needsGet(status int, g access.Grant) bool {
 	return status >= 300 && status < 400 || status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented ||
-		status == http.StatusUnauthorized && g.Class == access.Central
+		status == http.StatusUnauthorized && g.Class != access.Own
 }
 
 // sizeOf is the size of the blob of which a byte was asked for, -1 if that is not said.
@@ -223,19 +249,6 @@ func sizeOf(resp *http.Response) int64 {
 		return resp.ContentLength
 	}
 	return -1
-}
-
-// pass hands a blob on to the caller whose own it is, keeping nothing.
-func (c *Cache) pass(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
-	if p.Head {
-		content, err := c.blobSize(ctx, p, g)
-		if err != nil {
-			return nil, err
-		}
-		content.Outcome = Bypass
-		return content, nil
-	}
-	return c.passage(ctx, p, g, fill.Own)
 }
 
 // passage hands a blob on to one client.

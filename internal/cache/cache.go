@@ -1,8 +1,7 @@
 // Package cache decides what a pull is answered with. A blob, or a manifest asked for by digest, never changes: it is
 // opened from the store or filled once from upstream, however many clients ask. A tag is looked up in the metadata;
 // while fresh its digest is served without asking, once stale it is revalidated with a HEAD, which costs no pull, and
-// if upstream cannot answer the stale digest is served and marked so. What is a client's own passes through: it is
-// neither kept nor given to anybody else.
+// if upstream cannot answer the stale digest is served and marked so.
 //
 // Its invariant: content of the store leaves only under a grant of package access that covers its digest. Package cache
 // takes no HTTP requests and writes no HTTP responses.
@@ -41,7 +40,7 @@ const (
 	StaleHit    Outcome = "stale_hit"   // from the cache because upstream cannot answer
 	Revalidated Outcome = "revalidated" // from the cache after upstream confirmed it
 	Coalesced   Outcome = "coalesced"   // from a fetch that another request had begun
-	Bypass      Outcome = "bypass"      // passed through, neither kept nor shared
+	Bypass      Outcome = "bypass"      // passed through, not kept
 )
 
 // Registries is the client towards registries.
@@ -120,6 +119,7 @@ func New(cfg Config) *Cache {
 	if cfg.GiveUp == 0 {
 		cfg.GiveUp = 3 * time.Second
 	}
+	cfg.Registries = cfg.Access.Watch(cfg.Registries)
 	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), missing: newNegatives(cfg.Now), lists: newLists()}
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",

@@ -23,16 +23,21 @@ const maxManifest = 4 << 20
 // reached and nothing cached will do.
 func (c *Cache) Manifest(ctx context.Context, p Pull) (*Content, error) {
 	g := c.cfg.Access.Grant(ctx, p.Caller, p.Registry, p.Path)
-	switch {
-	case g.Class == access.Own:
-		return c.passManifest(ctx, p, g)
-	case p.Path.Tag != "":
+	content, err := c.manifest(ctx, p, g)
+	if other, ok := c.cfg.Access.Otherwise(ctx, g, err); ok {
+		return c.manifest(ctx, p, other)
+	}
+	return content, err
+}
+
+func (c *Cache) manifest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
+	if p.Path.Tag != "" {
 		return c.tag(ctx, p, g)
 	}
 	return c.manifestByDigest(ctx, p, g)
 }
 
-// manifestByDigest returns the manifest from the cache, or fetches it once for all who ask as the same identity.
+// manifestByDigest returns the manifest from the cache, or fetches it once for all who ask under grants of a kind.
 func (c *Cache) manifestByDigest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	if content, err := c.keptManifest(ctx, p, g); content != nil || err != nil {
 		return content, err
@@ -88,7 +93,7 @@ var errKept = errors.New("manifest is kept by now")
 
 // fetchOnce fetches a manifest by digest for all who ask at the same time, and keeps it.
 func (c *Cache) fetchOnce(ctx context.Context, p Pull, g access.Grant) (m *manifest, own bool, err error) {
-	key := fmt.Sprintf("manifest %x %q %q %q", g.As.Key(), g.Registry, p.Path.String(), normalAccept(p.Accept))
+	key := fmt.Sprintf("manifest %s %q %q %q", g.Flight(), g.Registry, p.Path.String(), normalAccept(p.Accept))
 	return share(ctx, c, key, func(ctx context.Context) (*manifest, error) {
 		if content, err := c.keptManifest(ctx, p, g); err != nil {
 			return nil, err
@@ -150,7 +155,7 @@ func (c *Cache) fetchManifest(ctx context.Context, g access.Grant, p Pull) (*man
 		return nil, err
 	}
 	m.plausible = plausible(b, m.MediaType)
-	if first := c.cfg.Metadata.MediaType(m.Digest); first != "" && m.plausible && g.Class != access.Own {
+	if first := c.cfg.Metadata.MediaType(m.Digest); first != "" && m.plausible {
 		m.MediaType = first // the same bytes always have the same type
 	}
 	return m, nil
@@ -193,7 +198,7 @@ func unusable(g access.Grant, resp *http.Response, err error) error {
 // keep stores a manifest, unless its type is in doubt: then it is served this once and asked for again. It is on disk
 // some time later; nobody waits for that.
 func (c *Cache) keep(g access.Grant, m *manifest) {
-	if g.Class == access.Own || !m.plausible {
+	if !m.plausible {
 		return
 	}
 	m.MediaType = c.cfg.Metadata.PutMediaType(m.Digest, m.MediaType)
@@ -231,7 +236,7 @@ func (c *Cache) store(d oci.Digest, b []byte) error {
 	return errors.Join(stage.Commit(context.Background(), proof), stage.Close())
 }
 
-// passManifest hands a manifest on to the caller whose own it is, or that is too large to be kept.
+// passManifest hands a manifest on that is too large to be kept.
 func (c *Cache) passManifest(ctx context.Context, p Pull, g access.Grant) (*Content, error) {
 	if p.Head {
 		m, err := c.describe(ctx, g, p)

@@ -132,8 +132,8 @@ func decode(resp *http.Response) error {
 	}
 }
 
-// ask sends one request under a grant. Where the operator's credentials are refused, what is open to everybody is still
-// to be had.
+// ask sends one request under a grant. Where the operator's credentials, or a login that the caller need not have, are
+// refused, what is open to everybody is still to be had.
 func (c *Cache) ask(ctx context.Context, g access.Grant, method string, p oci.Path, header http.Header) (*http.Response, error) {
 	return c.askFor(ctx, g, ratelimit.Client, method, p, header)
 }
@@ -150,7 +150,7 @@ func (c *Cache) askFor(ctx context.Context, g access.Grant, purpose ratelimit.Pu
 		Header:   header,
 	}
 	resp, err := c.cfg.Registries.Do(ctx, req)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || g.Class != access.Central {
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || g.Class == access.Own || g.As == auth.Anonymous {
 		return resp, err
 	}
 	req.As = auth.Anonymous
@@ -158,7 +158,7 @@ func (c *Cache) askFor(ctx context.Context, g access.Grant, purpose ratelimit.Pu
 	if err != nil {
 		return resp, nil
 	}
-	if open.StatusCode >= http.StatusMultipleChoices {
+	if open.StatusCode >= http.StatusMultipleChoices && g.Class == access.Central {
 		_ = open.Body.Close()
 		return resp, nil
 	}

@@ -99,8 +99,8 @@ type resolved struct {
 	fetched *manifest // where finding out has fetched it
 }
 
-// resolve asks upstream what the tag means, once for all concurrent callers of the same identity and Accept. What was
-// asked before a push is not joined after it.
+// resolve asks upstream what the tag means, once for all concurrent callers under grants of a kind and with the same
+// Accept. What was asked before a push is not joined after it.
 func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved, error) {
 	q.asked, q.pushes = c.cfg.Now(), c.cfg.Metadata.Pushes()
 	if refusal := c.missing.get(q.grant, q.Path, q.pushes); refusal != nil && !q.NoCache {
@@ -117,7 +117,7 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 	case !known:
 		way = "get"
 	}
-	key := fmt.Sprintf("tag %s %d %x %q", way, q.pushes, q.grant.As.Key(), q.key.String())
+	key := fmt.Sprintf("tag %s %d %s %q", way, q.pushes, q.grant.Flight(), q.key.String())
 	r, own, err := share(ctx, c, key, func(ctx context.Context) (resolved, error) { return c.find(ctx, q) })
 	if refusal, ok := errors.AsType[*upstream.Refusal](err); ok && missing(err) {
 		c.missing.put(q.grant, q.Path, q.pushes, refusal)
@@ -125,7 +125,7 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 	if err != nil {
 		return resolved{}, err
 	}
-	if r.outcome == StaleHit {
+	if r.outcome == StaleHit || r.outcome == Revalidated { // maybe for another caller
 		return r, c.cfg.Access.Confirm(ctx, q.grant, q.Path)
 	}
 	if !own && r.outcome == Miss {

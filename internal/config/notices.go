@@ -29,9 +29,6 @@ var withoutEffect = map[string]string{
 	"WORKER_PROCESSES":        "auto",
 }
 
-// notYet is said of settings that are read already and mean nothing yet.
-const notYet = "without effect in this version: a client's own Authorization is passed on, and what it opens is not cached"
-
 // notice collects what must be said at start about a valid configuration.
 func (l *loader) notice() {
 	l.noticeWithoutEffect()
@@ -44,12 +41,6 @@ func (l *loader) notice() {
 	}
 	l.noticeCredentials()
 	l.noticeUpstreams()
-	if l.cfg.AllowOwnAuth {
-		l.say("ALLOW_OWN_AUTH=true: " + notYet)
-	}
-	if l.cfg.AllowPushWithOwnAuth {
-		l.say("ALLOW_PUSH_WITH_OWN_AUTH=true: " + notYet)
-	}
 	if !l.cfg.VerifyTLS {
 		l.say("VERIFY_SSL=false: whoever is between here and a host of REGISTRIES or AUTH_REGISTRIES can read its credentials and change what is pulled by tag; a registry's own authority belongs into UPSTREAM_CA_FILE instead")
 	}

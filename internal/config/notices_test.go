@@ -49,7 +49,6 @@ func TestWhatMustBeSaid(t *testing.T) {
 		{"both inactive times", []string{"CACHE_INACTIVE=1d", "CACHE_INACTIVE_TIME=2d"}, "CACHE_INACTIVE_TIME=2d wins over CACHE_INACTIVE=1d"},
 		{"the same inactive time twice", []string{"CACHE_INACTIVE=1d", "CACHE_INACTIVE_TIME=1d"}, ""},
 		{"everything allowed", []string{"ALLOWED_NETWORKS=0.0.0.0/0"}, "ALLOWED_NETWORKS holds 0.0.0.0/0"},
-		{"own logins", []string{"ALLOW_OWN_AUTH=true"}, "ALLOW_OWN_AUTH=true: without effect in this version"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -176,17 +176,24 @@ func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.E
 	}
 }
 
-// Size is the size of a blob that is being filled, once it is known, and whether all of it has been verified.
-func (f *Fills) Size(d oci.Digest) (size int64, verified, ok bool) {
+// Progress is what is known of a blob that is being filled.
+type Progress struct {
+	Size     int64
+	Origin   string // of all its bytes; empty where there are several, or it is not known
+	Verified bool   // all of it is there and is the digest's
+}
+
+// Look is how far the fill of a blob has come, once its size is known.
+func (f *Fills) Look(d oci.Digest) (p Progress, ok bool) {
 	f.mu.Lock()
 	x := f.active[d]
 	f.mu.Unlock()
 	if x == nil {
-		return 0, false, false
+		return p, false
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.size, x.verified, x.ready && x.size >= 0 && x.err == nil
+	return Progress{x.size, x.origin, x.verified}, x.ready && x.size >= 0 && x.err == nil
 }
 
 // InProgress is the number of fills.

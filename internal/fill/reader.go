@@ -9,7 +9,7 @@ import (
 	"container-registry-proxy/internal/store"
 )
 
-// errNotLed is why a reader that was let in for what its own source delivers gets no more: another delivers the rest.
+// errNotLed is why a reader that was let in for what some sources deliver gets no more: another delivers the rest.
 var errNotLed = errors.New("the caller's own source does not deliver the rest")
 
 // Reader is one caller's view of a fill. Its methods are not for concurrent use; Close must be called.
@@ -17,12 +17,36 @@ type Reader struct {
 	ctx   context.Context
 	fill  *fill
 	leads bool
-	pass  Passage // where the file fails
+	may   func(origin string) bool // whose bytes it gives out; nil means everybody's
+	judge string                   // the origin that may has said yes to; guarded by fill.mu
+	pass  Passage                  // where the file fails
 	open  []*section
 }
 
 func (f *Fills) reader(ctx context.Context, x *fill, src Source, leads bool) *Reader {
 	return &Reader{ctx: ctx, fill: x, leads: leads, pass: f.passage(ctx, x.digest, src)}
+}
+
+// Restrict has the reader give out nothing once bytes come from an origin that may says no to: it ends with an error
+// then. An empty one stands for several, or one that is not known. It reports whether that is not so already. It is
+// called before any read.
+func (r *Reader) Restrict(may func(origin string) bool) bool {
+	r.fill.mu.Lock()
+	defer r.fill.mu.Unlock()
+	r.may, r.judge = may, ""
+	return r.permits()
+}
+
+// permits reports whether what is delivered may be given out. It is called under fill.mu.
+func (r *Reader) permits() bool {
+	if r.may == nil || r.judge != "" && r.judge == r.fill.origin {
+		return true
+	}
+	if !r.may(r.fill.origin) {
+		return false
+	}
+	r.judge = r.fill.origin
+	return true
 }
 
 // Size is the size of the blob in bytes, -1 while it is not known.
@@ -145,7 +169,7 @@ func (s *section) look() (limit int64, finished bool, err error) {
 	}
 	limit = x.released(s.at, end)
 	switch {
-	case s.reader.leads && x.mixed:
+	case s.reader.leads && x.mixed, !s.reader.permits():
 		return s.at, false, fmt.Errorf("fill %s: %w", x.digest, errNotLed)
 	case x.err != nil && (x.closing || limit == s.at || !errors.Is(x.err, store.ErrNoSpace)):
 		return s.at, false, fmt.Errorf("fill %s: %w", x.digest, x.err)

@@ -1,6 +1,6 @@
 // Package metadata remembers what registries have said: which descriptor a tag had and when, which repository holds
-// which digest, which repositories are open to everyone, and the media type of a manifest. Its invariant: nothing here
-// is needed for correctness of bytes, and losing all of it costs questions to registries, never content. The methods of
+// which digest, which repositories are open to everyone, whose logins were taken where, and the media type of a
+// manifest. Its invariant: nothing here is needed for correctness of bytes, and losing all of it costs questions to registries, never content. The methods of
 // [Metadata] are safe for concurrent use and do no I/O but a read of the embedded database, and not even that for a
 // record in use.
 package metadata
@@ -23,20 +23,26 @@ type DB interface {
 
 // The buckets. Keys are fields joined by NUL, which no field but the last may hold.
 const (
-	bucketTags  = "tags"       // registry, repository, tag, accept → TagRecord as JSON
-	bucketLinks = "links"      // registry, repository, digest → one byte, Link; without a repository: any of the registry's
-	bucketFree  = "free"       // digest → registry, repository
-	bucketOpen  = "open"       // registry, repository → OpenAnswer as JSON
-	bucketTypes = "mediatypes" // digest → media type
+	bucketTags       = "tags"       // registry, repository, tag, accept → TagRecord as JSON
+	bucketLinks      = "links"      // registry, repository, digest → one byte, Link; without a repository: any of the registry's
+	bucketFree       = "free"       // digest → registry, repository
+	bucketOpen       = "open"       // registry, repository → OpenAnswer as JSON
+	bucketTypes      = "mediatypes" // digest → media type
+	bucketGrants     = "grants"     // registry, repository, fingerprint of a login → Acceptance as JSON
+	bucketReached    = "reached"    // registry, repository → OpenAnswer as JSON, of the operator's credentials
+	bucketChallenges = "challenges" // registry → WWW-Authenticate headers as JSON
 )
 
 // Metadata is the typed view of the database.
 type Metadata struct {
-	tags  *table[TagKey, TagRecord]
-	links *table[linkKey, Link]
-	free  *table[oci.Digest, place]
-	open  *table[place, OpenAnswer]
-	types *table[oci.Digest, string]
+	tags       *table[TagKey, TagRecord]
+	links      *table[linkKey, Link]
+	free       *table[oci.Digest, place]
+	open       *table[place, OpenAnswer]
+	types      *table[oci.Digest, string]
+	grants     *table[grantKey, Acceptance]
+	reached    *table[place, OpenAnswer]
+	challenges *table[place, []string]
 
 	mu     sync.RWMutex // guards pushes, and holds a push back while a record of a tag is written
 	pushes uint64
@@ -51,7 +57,10 @@ func New(db DB) *Metadata {
 		open:  newTable(db, bucketOpen, place.String, toJSON[OpenAnswer], fromJSON[OpenAnswer]),
 		types: newTable(db, bucketTypes, oci.Digest.String, func(s string) []byte { return []byte(s) }, func(b []byte) (string, bool) { return string(b), len(b) > 0 }),
 	}
-	m.tags.parse = parseTagKey
+	m.grants = newTable(db, bucketGrants, grantKey.String, toJSON[Acceptance], fromJSON[Acceptance])
+	m.reached = newTable(db, bucketReached, place.String, toJSON[OpenAnswer], fromJSON[OpenAnswer])
+	m.challenges = newTable(db, bucketChallenges, place.String, toJSON[[]string], fromJSON[[]string])
+	m.tags.parse, m.grants.parse = parseTagKey, parseGrantKey
 	return m
 }
 

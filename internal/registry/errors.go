@@ -24,6 +24,9 @@ import (
 // statusClientGone is recorded, never sent, for a client that left before it was answered.
 const statusClientGone = 499
 
+// lookAgain is in how many seconds a registry that cannot be reached is looked for again.
+const lookAgain = "30"
+
 // writeError turns an error into a response. Errors of our own making have their code; a registry's refusal is passed
 // on in its own words; anything else is a 502 whose text names no internals.
 func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) {
@@ -49,6 +52,9 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 	if end, ok := errors.AsType[*fill.EndError](err); ok && end.Size >= 0 {
 		w.Header().Set("Content-Range", unsatisfied(end.Size))
 		err = errUnsatisfiable
+	}
+	if _, unreachable := errors.AsType[*upstream.UnreachableError](err); unreachable {
+		w.Header().Set("Retry-After", lookAgain)
 	}
 	writeWireError(w, r, wireError(err, rec.RequestID))
 }
@@ -133,6 +139,9 @@ func writeRefusal(w http.ResponseWriter, r *http.Request, refusal *upstream.Refu
 		if values := refusal.Header.Values(name); len(values) > 0 {
 			w.Header()[name] = values
 		}
+	}
+	if refusal.Status == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
+		w.Header().Set("Retry-After", lookAgain)
 	}
 	body := refusal.Body
 	if !isErrorDocument(body) {

@@ -66,7 +66,19 @@ type plan struct {
 	readTimeout time.Duration
 	giveUp      time.Duration
 	allowPush   bool
+	allowOwn    bool // ALLOW_OWN_AUTH
+	pushWithOwn bool // ALLOW_PUSH_WITH_OWN_AUTH
+	pushCentral bool // push: central
 	buffer      bool
+}
+
+// allows are the operator's, as the program has them.
+func (p plan) allows() registry.Rules {
+	return registry.Rules{
+		AllowPush: p.allowPush, AllowPushWithOwnAuth: p.pushWithOwn, BufferRequests: p.buffer,
+		OwnFirst:    p.allowOwn || p.allowPush || p.pushWithOwn,
+		PushCentral: func(oci.Registry, string) bool { return p.pushCentral },
+	}
 }
 
 // house is a running proxy. Its clock stands still unless pass moves it.
@@ -112,12 +124,20 @@ func (p plan) build(t testing.TB) *house {
 		t.Fatal(err)
 	}
 	known := metadata.New(h.store.DB())
-	trust := access.New(access.Config{Registries: h.upstream, Metadata: known, HasCentral: hasCentral, Keeps: rules.KeepsMissing, GiveUp: p.giveUp, Log: log, Now: h.now})
+	hasher, err := secret.OpenHasher(filepath.Join(p.dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := access.New(access.Config{Registries: h.upstream, Metadata: known, HasCentral: hasCentral, Keeps: rules.KeepsMissing, GiveUp: p.giveUp, Log: log, Now: h.now,
+		Refused: h.upstream.Auth().Refused, Realms: h.upstream.Auth().Realms, Hasher: hasher,
+		OwnFirst: func() bool { return p.allows().OwnFirst },
+	})
 	h.cache = cache.New(cache.Config{
 		Store: h.store, Metadata: known, Access: trust, Registries: h.upstream, Freshness: rules, GiveUp: p.giveUp, Log: log, Now: h.now,
 	})
 	h.inner = registry.New(registry.Config{
-		Cache: h.cache, Upstream: h.upstream, HasCentral: hasCentral, AllowPush: p.allowPush, BufferRequests: p.buffer, GiveUp: p.giveUp, Log: log,
+		Cache: h.cache, Upstream: h.upstream, HasCentral: hasCentral, GiveUp: p.giveUp, Log: log,
+		Trust: trust, Authorization: h.upstream.Auth().Authorization, Rules: p.allows,
 	})
 	h.server = httptest.NewUnstartedServer(accesslog.New(accesslog.Config{Log: log}).Handler(toRegistry(h.inner)))
 	h.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)

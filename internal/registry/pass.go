@@ -1,9 +1,7 @@
 package registry
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,55 +9,11 @@ import (
 	"strings"
 
 	"container-registry-proxy/internal/access"
-	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/cache"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
 )
-
-// ping answers /v2/ (end-1). With central credentials it is answered here, so that no client looks for a login of its
-// own; without, the registry's challenge is what the client needs to see. While pushes are allowed clients must be able
-// to log in everywhere. A registry in trouble does not stop a pull of what is cached: 200.
-func (h *Handler) ping(w http.ResponseWriter, r *http.Request, reg oci.Registry) error {
-	if h.cfg.HasCentral(reg, "") && (!h.cfg.AllowPush || !caller(r).Authorization.Empty()) {
-		return pong(w)
-	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, errHangs)
-	defer cancel()
-	proxy := h.relay(reg)
-	toRegistry := proxy.Rewrite
-	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
-		toRegistry(pr)
-		for name := range pr.Out.Header {
-			if name != "Authorization" && name != "Accept" && name != "User-Agent" {
-				pr.Out.Header.Del(name)
-			}
-		}
-		pr.Out.Body, pr.Out.ContentLength = nil, 0
-	}
-	proxy.ModifyResponse = func(resp *http.Response) error {
-		if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
-			return fmt.Errorf("ping answered %d", resp.StatusCode)
-		}
-		return nil
-	}
-	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
-		accesslog.From(r.Context()).Err = err.Error()
-		_ = pong(w) // the client may have left
-	}
-	proxy.ServeHTTP(w, r.WithContext(ctx))
-	return nil
-}
-
-var errHangs = errors.New("registry hangs")
-
-func pong(w http.ResponseWriter) error {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", "2")
-	_, err := io.WriteString(w, "{}")
-	return err
-}
 
 // relay sends a request on to the registry as the client made it, with the client's own Authorization and nothing else,
 // and the registry's answer back as it is. What is below /v2/ never becomes another protocol: nothing of that would be
@@ -77,6 +31,9 @@ func (h *Handler) relay(reg oci.Registry) *httputil.ReverseProxy {
 			if pr.In.Header.Get("User-Agent") == "" {
 				pr.Out.Header["User-Agent"] = nil // keep net/http from adding its own
 			}
+			if caller(pr.In).Authorization.Empty() {
+				pr.Out.Header.Del("Authorization")
+			}
 		},
 		ErrorLog: slog.NewLogLogger(h.cfg.Log.Handler(), slog.LevelDebug),
 	}
@@ -85,10 +42,6 @@ func (h *Handler) relay(reg oci.Registry) *httputil.ReverseProxy {
 // list passes through what is neither a pull nor a push: tags/list, referrers, the catalog. It is asked for as the
 // caller's class says and never kept.
 func (h *Handler) list(w http.ResponseWriter, r *http.Request, reg oci.Registry, p oci.Path) error {
-	as := auth.Own(caller(r).Authorization)
-	if h.cfg.HasCentral(reg, p.Repository) {
-		as = auth.Central
-	}
 	scope := auth.PullScope(p.Repository)
 	if p.Kind == oci.KindCatalog {
 		scope = "registry:catalog:*"
@@ -97,23 +50,45 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request, reg oci.Registry,
 	if r.URL.RawQuery != "" {
 		path += "?" + r.URL.RawQuery
 	}
-	resp, err := h.cfg.Upstream.Do(r.Context(), upstream.Request{
-		Method: r.Method, Registry: reg, Path: path, Scope: scope, As: as,
-		Header: http.Header{"Accept": r.Header.Values("Accept")},
-	})
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode >= 400 {
+	var refusal error
+	for _, as := range h.identities(caller(r), reg, p.Repository) {
+		resp, err := h.cfg.Upstream.Do(r.Context(), upstream.Request{
+			Method: r.Method, Registry: reg, Path: path, Scope: scope, As: as,
+			Header: http.Header{"Accept": r.Header.Values("Accept")},
+		})
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode < 400 {
+			defer resp.Body.Close()
+			mark(w, r, p, &cache.Content{Outcome: cache.Bypass})
+			return passResponse(w, resp)
+		}
 		g := access.Grant{Registry: reg, As: as}
 		if as.IsCentral() {
 			g.Class = access.Central
 		}
-		return g.Refusal(resp)
+		answer := g.Refusal(resp)
+		if refusal == nil || as.IsCentral() { // what the operator's credentials get is the answer, if there are any
+			refusal = answer
+		}
+		if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusNotFound {
+			break
+		}
 	}
-	defer resp.Body.Close()
-	mark(w, r, p, &cache.Content{Outcome: cache.Bypass})
-	return passResponse(w, resp)
+	return refusal
+}
+
+// identities are as whom a registry is asked on a caller's behalf, one after the other, while it refuses.
+func (h *Handler) identities(who access.Caller, reg oci.Registry, repository string) []auth.Identity {
+	if !h.cfg.HasCentral(reg, repository) {
+		return []auth.Identity{auth.Own(who.Authorization)}
+	}
+	var list []auth.Identity
+	if h.cfg.Rules().OwnFirst && !who.Authorization.Empty() {
+		list = append(list, auth.Own(who.Authorization))
+	}
+	return append(list, auth.Central, auth.Anonymous)
 }
 
 // hopByHop are the headers that belong to one connection (RFC 9110, section 7.6.1), and those of a login to a proxy.

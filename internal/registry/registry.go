@@ -16,6 +16,7 @@ import (
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream"
+	"container-registry-proxy/internal/upstream/auth"
 )
 
 // Puller answers pulls; it is package cache.
@@ -40,13 +41,39 @@ type Config struct {
 	// HasCentral reports whether the operator configured credentials for a repository of the registry, or with "" for all
 	// of it.
 	HasCentral func(reg oci.Registry, repository string) bool
-	// AllowPush passes pushes through, with the client's own Authorization and nothing else (ALLOW_PUSH).
-	AllowPush bool
-	// BufferRequests receives the whole body of a push before upstream is asked (PROXY_REQUEST_BUFFERING).
-	BufferRequests bool
+	// Trust knows which registries cannot be reached, how they challenge, and whose logins they took.
+	Trust Trust
+	// Rules are the operator's at this moment; nil means that all of them are off.
+	Rules func() Rules
+	// Authorization returns the header for a scope and an identity, for the operator's pushes; it is package auth's.
+	Authorization func(ctx context.Context, reg oci.Registry, scope auth.Scope, id auth.Identity) (secret.String, error)
 	// GiveUp is how long a ping waits for a registry that hangs; 0 means 3 s.
 	GiveUp time.Duration
 	Log    *slog.Logger
+}
+
+// Trust is package access.
+type Trust interface {
+	Saw(host oci.Registry, answered bool)
+	Unreachable(reg oci.Registry) bool
+	Challenged(reg oci.Registry, resp *http.Response)
+	Challenge(reg oci.Registry) []string
+	Welcomed(caller access.Caller, reg oci.Registry)
+	Known(caller access.Caller, reg oci.Registry) bool
+}
+
+// Rules are what the operator allows; they may change while the handler serves.
+type Rules struct {
+	// AllowPush passes pushes through, with the client's own Authorization and nothing else (ALLOW_PUSH).
+	AllowPush bool
+	// AllowPushWithOwnAuth does so for those that bring one (ALLOW_PUSH_WITH_OWN_AUTH).
+	AllowPushWithOwnAuth bool
+	// PushCentral has the operator's login added to pushes that bring none (push: central); nil means to none.
+	PushCentral func(reg oci.Registry, repository string) bool
+	// OwnFirst has a client's own Authorization go before the operator's (ALLOW_OWN_AUTH, and with either of the above).
+	OwnFirst bool
+	// BufferRequests receives the whole body of a push before upstream is asked (PROXY_REQUEST_BUFFERING).
+	BufferRequests bool
 }
 
 // Handler serves /v2/ and /v1/ of the registry that the request's context names.
@@ -61,6 +88,9 @@ func New(cfg Config) *Handler {
 	}
 	if cfg.GiveUp == 0 {
 		cfg.GiveUp = 3 * time.Second
+	}
+	if cfg.Rules == nil {
+		cfg.Rules = func() Rules { return Rules{} }
 	}
 	return &Handler{cfg: cfg}
 }

@@ -204,3 +204,17 @@ func (a *Authorizer) Learn(ctx context.Context, reg oci.Registry, scope Scope, i
 func (a *Authorizer) Visit(ctx context.Context, reg oci.Registry, resp *http.Response) (secret.String, error) {
 	return a.answer(ctx, question{registry: reg, asked: true}, parseChallenges(resp.Header))
 }
+
+// Realms are the token services that the registry has named and that are paired with it.
+func (a *Authorizer) Realms(reg oci.Registry) (realms []oci.Registry) {
+	challenges, _ := a.challenged.get(reg)
+	if c, ok := wellKnown()[reg]; ok && len(challenges) == 0 {
+		challenges = []challenge{c}
+	}
+	for _, c := range challenges {
+		if r, err := parseRealm(c.parameters["realm"]); err == nil && c.scheme == "bearer" && a.paired(reg, r.host) {
+			realms = append(realms, r.registry)
+		}
+	}
+	return realms
+}

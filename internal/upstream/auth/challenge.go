@@ -150,3 +150,43 @@ func (p *challengeParser) value() string {
 	p.rest = ""
 	return b.String()
 }
+
+// OnlyBasic returns the challenges of WWW-Authenticate lines that a login answers by itself, if there is no other way to
+// answer them.
+func OnlyBasic(lines []string) []string {
+	challenges := parseChallenges(http.Header{"Www-Authenticate": lines})
+	var basic []string
+	for _, c := range challenges {
+		if c.scheme == "bearer" {
+			return nil
+		}
+		if c.scheme == "basic" {
+			basic = append(basic, c.String())
+		}
+	}
+	return basic
+}
+
+// ForScope returns the challenges of WWW-Authenticate lines with another scope for tokens.
+func ForScope(lines []string, scope Scope) []string {
+	var out []string
+	for _, c := range parseChallenges(http.Header{"Www-Authenticate": lines}) {
+		if c.scheme == "bearer" {
+			c.parameters["scope"] = string(scope)
+		}
+		out = append(out, c.String())
+	}
+	return out
+}
+
+// String spells the challenge as a header has it, with the parameters that the two schemes know.
+func (c challenge) String() string {
+	var parameters []string
+	for _, name := range []string{"realm", "service", "scope"} {
+		if value, ok := c.parameters[name]; ok {
+			quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value)
+			parameters = append(parameters, name+`="`+quoted+`"`)
+		}
+	}
+	return strings.ToUpper(c.scheme[:1]) + c.scheme[1:] + " " + strings.Join(parameters, ",")
+}
