@@ -5,7 +5,7 @@ GO = go
 BIN = bin
 FUZZTIME = 30s
 
-.PHONY: run build image test test-long test-packages bench fmt check-fmt vet clean
+.PHONY: run build image release test test-long test-packages bench fmt check-fmt vet clean
 
 # Builds the proxy and starts it on :3128 with its defaults, or with the settings in the environment.
 run: build
@@ -18,10 +18,16 @@ build:
 image:
 	$(GO) run ./deploy/image -o $(BIN)
 
+# Programs, packages for Debian and RPM, completions, man page, SBOM and checksums, the same bytes each time, in bin/release.
+release:
+	$(GO) run -C deploy/release . -o $(BIN)/release
+
 # Everything: formatting, vet, all tests with the race detector, and real clients against the program as it is built.
 test: check-fmt vet test-packages
 	scripts/go-test-race -timeout=10m
 	$(GO) test -timeout=10m -count=1 ./test/e2e/
+	$(GO) test -C deploy/check -timeout=10m ./kube
+	$(GO) test -C deploy/release -timeout=10m -count=1 .
 
 # The same, several times and in another order each, what takes long (LONG=1), and every fuzz target for FUZZTIME.
 test-long: check-fmt vet test-packages
@@ -29,6 +35,8 @@ test-long: check-fmt vet test-packages
 	scripts/fuzz $(FUZZTIME)
 	LONG=1 $(GO) test -timeout=120m ./internal/app ./internal/store/disk
 	$(GO) test -timeout=60m -count=3 -shuffle=on ./test/e2e/
+	$(GO) test -C deploy/check -timeout=60m -count=1 ./...
+	LONG=1 $(GO) test -C deploy/release -timeout=60m -count=1 .
 
 # The container clients that ./test/e2e needs; root installs what is absent.
 test-packages:
