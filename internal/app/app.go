@@ -43,6 +43,7 @@ func Run(ctx context.Context, environ []string, stdout, stderr io.Writer) error 
 // App is one proxy: its parts, its listeners and the order in which they end.
 type App struct {
 	cfg   *config.Config
+	live  atomic.Pointer[live]
 	log   *slog.Logger
 	parts *parts
 	front net.Listener // clients
@@ -69,6 +70,7 @@ func open(a *App) (*App, error) {
 	for _, notice := range a.cfg.Notices {
 		a.log.Warn(notice)
 	}
+	a.live.Store(newLive(a.cfg))
 	var err error
 	if a.parts, err = a.wire(); err != nil {
 		return nil, errors.Join(err, a.Close(context.Background()))

@@ -30,6 +30,10 @@ func effects() map[string]func(*testing.T) {
 		"HTTP_PROXY":                effectHTTPProxy,
 		"HTTPS_PROXY":               effectHTTPSProxy,
 		"NO_PROXY":                  effectNoProxy,
+		"CLIENT_NETWORKS":           effectClientNetworks,
+		"CLIENT_USERS_FILE":         effectClientUsersFile,
+		"CLIENT_CA_FILE":            effectClientCAFile,
+		"clients":                   effectClients,
 		"VERIFY_SSL":                effectVerifySSL,
 		"UPSTREAM_CA_FILE":          effectUpstreamCAFile,
 

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
@@ -25,7 +26,9 @@ func serverTLS(cfg *config.Config, authority *mitm.Authority, own ownCheck) (*tl
 		if err != nil {
 			return nil, fmt.Errorf("TLS_CRT_FILE=%s, TLS_KEY_FILE=%s: %w", cfg.TLSCertFile, cfg.TLSKeyFile, err)
 		}
-		return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}, nil
+		served := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+		asksForCertificates(served, cfg)
+		return served, nil
 	}
 	names := append([]string{"localhost"}, cfg.TLSNames...)
 	if host, err := os.Hostname(); err == nil {
@@ -45,9 +48,20 @@ func serverTLS(cfg *config.Config, authority *mitm.Authority, own ownCheck) (*tl
 		}
 		served := authority.TLSConfig(name).Clone()
 		served.NextProtos = []string{"http/1.1"}
+		asksForCertificates(served, cfg)
 		// As the authority's own configurations do, which crypto/tls does not ask again from here: a ticket of TLS 1.2
 		// would let whoever gets hold of the authority's key read what was recorded before.
 		served.SessionTicketsDisabled = !slices.Contains(hello.SupportedVersions, tls.VersionTLS13)
 		return served, nil
 	}}, nil
+}
+
+// asksForCertificates has clients present certificates, if the configuration says whose. One without is let in, as far as
+// TLS goes: it may have a password, or want our own pages alone.
+func asksForCertificates(served *tls.Config, cfg *config.Config) {
+	if len(cfg.ClientCA) == 0 {
+		return
+	}
+	served.ClientAuth, served.ClientCAs = tls.VerifyClientCertIfGiven, x509.NewCertPool()
+	served.ClientCAs.AppendCertsFromPEM(cfg.ClientCA) // it was checked
 }

@@ -101,9 +101,10 @@ func (a *App) wire() (*parts, error) {
 	known := metadata.New(p.store.DB())
 	p.trust = access.New(access.Config{
 		Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Refused: client.Auth().Refused,
-		OwnFirst: func() bool { return rulesOf(cfg).OwnFirst }, Realms: client.Auth().Realms, Hasher: hasher(cfg, log),
+		OwnFirst: func() bool { return a.live.Load().rules.OwnFirst }, Realms: client.Auth().Realms, Hasher: hasher(cfg, log),
 		Keeps: rules.KeepsMissing, GiveUp: cfg.GiveUp,
-		Log: log.With("component", "access"),
+		Everyone: func(reg oci.Registry, repository string) bool { return a.live.Load().guard.Everyone(reg, repository) },
+		Log:      log.With("component", "access"),
 	})
 	trust := p.trust
 	p.cache = cache.New(cache.Config{
@@ -120,13 +121,14 @@ func (a *App) wire() (*parts, error) {
 		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
 		Registry: registry.New(registry.Config{
 			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentralFor,
-			Trust: trust, Authorization: client.Auth().Authorization, Rules: func() registry.Rules { return rulesOf(cfg) },
+			Trust: trust, Authorization: client.Auth().Authorization, Rules: func() registry.Rules { return a.live.Load().rules },
 			GiveUp: cfg.GiveUp, Log: log.With("component", "registry"),
 		}),
 		Local: setup.Handler(setup.Config{
 			CertificatePEM: authority.CertificatePEM(), Registries: cfg.Registries.Mirrored(), Healthy: a.healthy,
 		}),
 		Authority: authority, Dialer: tunnels, Upstream: client.Transport(), ClientToken: client.Auth().ClientToken,
+		Guard: func() proxy.Guard { return a.live.Load().guard }, Saw: trust.Saw,
 		DefaultRegistry: cfg.DefaultRegistry, MirrorAll: cfg.MirrorAll, ServerTLS: toOurselves,
 		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),
 		AccessLog: records, Log: log.With("component", "proxy"), Registerer: prefixed,

@@ -20,7 +20,7 @@ func layers() [][]string {
 		{"internal/upstream", "internal/store/disk", "internal/metadata"},
 		{"internal/upstream/auth", "internal/store", "internal/mitm", "internal/accesslog", "internal/setup", "internal/gather"},
 		{"internal/config"},
-		{"internal/credential", "internal/ratelimit", "internal/pull"},
+		{"internal/credential", "internal/client", "internal/ratelimit", "internal/pull"},
 		{"internal/freshness", "internal/dial", "internal/secret"},
 		{"internal/oci", "internal/durable"},
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"container-registry-proxy/internal/client"
 	"container-registry-proxy/internal/credential"
 	"container-registry-proxy/internal/freshness"
 	"container-registry-proxy/internal/oci"
@@ -126,6 +127,17 @@ type Config struct {
 
 	// AllowPushWithOwnAuth lets clients push that bring an Authorization (ALLOW_PUSH_WITH_OWN_AUTH, false).
 	AllowPushWithOwnAuth bool
+
+	// Clients says who may use the proxy (CLIENT_NETWORKS, CLIENT_USERS_FILE, CLIENT_CA_FILE, and clients in the YAML
+	// file). The zero value lets everybody use all of it.
+	Clients client.Config
+
+	// ClientCA has the certificates that sign those of clients (CLIENT_CA_FILE), PEM; empty means that none are asked for.
+	ClientCA []byte
+
+	// PushCentral are the credentials that are lent to pushes which bring none (push: central). It is empty unless the
+	// operator says so.
+	PushCentral []Credential
 
 	// RequestBuffering has the whole body of a push received before it is passed on (PROXY_REQUEST_BUFFERING, true).
 	RequestBuffering bool

@@ -47,6 +47,9 @@ func (l *loader) credentials() {
 		add(c, envCredentials, false)
 	}
 	for _, c := range l.file.logins {
+		if slices.Contains(l.file.pushes, c.Name) {
+			l.cfg.PushCentral = append(l.cfg.PushCentral, c)
+		}
 		add(c, c.Name, fromEnvironment && c.Repository == "" && slices.ContainsFunc(list, func(env Credential) bool { return oneName(env.Host) == oneName(c.Host) }))
 	}
 	if path := strings.TrimSpace(l.env[envAuthConfigFile]); path != "" {
@@ -83,6 +86,14 @@ func (l *loader) checkConfigFile(path string) error {
 }
 
 func (l *loader) noticeCredentials() {
+	for _, c := range l.cfg.PushCentral {
+		place := strings.TrimSuffix(c.Host+"/"+c.Repository, "/")
+		if l.cfg.AllowPush {
+			l.say("%s: every client of the proxy may push to %s, with the operator's login (push: central)", c.Name, place)
+		} else {
+			l.say("%s: push: central is without effect for %s while ALLOW_PUSH is not true", c.Name, place)
+		}
+	}
 	for _, c := range l.cfg.Credentials {
 		if host, plain := strings.CutPrefix(c.Host, "http://"); plain {
 			l.say("%s: its credentials travel in plain HTTP: whoever is between here and there can read them", host)
@@ -132,6 +143,10 @@ func (f *yamlFile) readLogin(item *yaml.Node, label string, c *Credential) {
 		part, known := parts[key.Value]
 		n = target(n)
 		switch {
+		case key.Value == "push" && n.Kind == yaml.ScalarNode && n.Value == "central":
+			f.file.pushes = append(f.file.pushes, c.Name)
+		case key.Value == "push":
+			f.refuse(f.label(key, "push"), errors.New("want central, to lend this login to pushes that bring none, or no such field"))
 		case key.Value == "password", key.Value == "token", key.Value == "secret":
 			f.refuse(f.label(key, key.Value), errors.New("no secret belongs into this file: want password_file or token_file with the path of a file that holds it"))
 		case !known:

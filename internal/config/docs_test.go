@@ -71,6 +71,7 @@ func TestTheManualHasEverySettingWithItsDefault(t *testing.T) {
 		envAuthConfigFile: {"-", "-"},
 		"credentials":     {"credentials", "-"},
 		"token_services":  {"token_services", "-"},
+		"clients":         {"clients", "-"},
 		"tags":            {"tags", "-"},
 	}
 	for _, s := range settings() {

@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"container-registry-proxy/internal/client"
 	"container-registry-proxy/internal/oci"
 )
 
@@ -22,6 +23,8 @@ type file struct {
 	credentials   []Credential     // of auth_registries
 	logins        []Credential     // of credentials
 	tokenServices map[oci.Registry][]string
+	clients       []client.Rule
+	pushes        []string   // the names of logins that are lent to pushes
 	upstreams     []Upstream // of registries
 	tags          []tagRule
 }
@@ -95,6 +98,8 @@ func (f *yamlFile) readRoot(root *yaml.Node) {
 			f.readLogins(n)
 		case key.Value == "token_services":
 			f.readTokenServices(n)
+		case key.Value == "clients":
+			f.readClients(n)
 		case key.Value == "registries":
 			f.readRegistries(key, n)
 		case key.Value == "tags":
@@ -132,7 +137,7 @@ func (f *yamlFile) fields(n *yaml.Node, name string) func(yield func(key, value 
 // unknown says what may have been meant.
 func (f *yamlFile) unknown(field string) error {
 	guess := strings.ReplaceAll(strings.ToLower(field), "-", "_")
-	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "credentials" || guess == "token_services" || guess == "tags" {
+	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "credentials" || guess == "token_services" || guess == "clients" || guess == "tags" {
 		return fmt.Errorf("unknown field: want %s", guess)
 	}
 	return errors.New("unknown field: docs/configuration.md lists those there are")

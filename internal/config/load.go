@@ -88,6 +88,7 @@ func load(environ []string, sys system) (*Config, error) {
 	l.upstreams()
 	l.tags()
 	l.credentials()
+	l.clients()
 	l.directories()
 	l.files()
 	l.listeners()

@@ -84,6 +84,12 @@ func settings() []setting {
 			c.AllowedNetworks, err = parseNetworks(v)
 			return err
 		}},
+		{env: "CLIENT_NETWORKS", list: true, parse: func(c *Config, v string) (err error) {
+			c.Clients.Networks, err = parseNetworks(v)
+			return err
+		}},
+		{env: envClientUsers, parse: func(*Config, string) error { return nil }}, // load reads the two files
+		{env: envClientCA, parse: func(*Config, string) error { return nil }},
 		{env: "TUNNEL_PORTS", fallback: dial.DefaultTunnelPorts, list: true, parse: func(c *Config, v string) error {
 			_, err := dial.ParsePortSet(v)
 			c.TunnelPorts = v

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"container-registry-proxy/internal/accesslog"
+	"container-registry-proxy/internal/client"
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/oci"
 )
@@ -32,6 +33,13 @@ func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rec.Registry = strings.ToLower(authority)
+	who, denial := p.cfg.Guard().Admit(r)
+	if denial != nil {
+		challenge(w, denial)
+		p.refuse(w, r, rec, denial.Status, denial.Text)
+		return
+	}
+	r = withWho(r, who)
 	if reg, ok := p.cfg.Intercept(authority); ok {
 		p.intercept(w, r, rec, reg)
 		return
@@ -51,7 +59,7 @@ func (p *Proxy) intercept(w http.ResponseWriter, r *http.Request, rec *accesslog
 		return
 	}
 	defer p.held.remove(conn)
-	c, err := p.handshake(&clientConn{Conn: conn, registry: reg, target: target})
+	c, err := p.handshake(&clientConn{Conn: conn, registry: reg, target: target, who: admitted(r)})
 	if err != nil {
 		p.metrics.handshakeFailures.Inc()
 		rec.Kind, rec.Status, rec.Err = accesslog.KindTunnel, accesslog.StatusClientGone, handshakeText(err)
@@ -136,6 +144,7 @@ type clientConn struct {
 	net.Conn // a *rawConn
 	registry oci.Registry
 	target   target
+	who      client.Who
 }
 
 // refuse answers a CONNECT that leads nowhere.

@@ -41,26 +41,29 @@ func (p *Proxy) intercepted(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, http.StatusMisdirectedRequest, oci.CodeUnsupported, "this connection was opened for "+conn.target.String()+": ask for another host on a connection of its own")
 		return
 	}
-	p.serve(w, r, conn.registry, conn.target)
+	p.serve(w, withWho(r, conn.who), conn.registry, conn.target)
 }
 
 // serve answers a request to a host of ours: what belongs to the registry API goes there, the rest is passed through.
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, reg oci.Registry, t target) {
 	if ours(r.URL.Path, t.host) {
-		p.cfg.Registry.ServeHTTP(w, r.WithContext(oci.NewContext(r.Context(), reg)))
+		if p.permit(w, r, reg) {
+			p.cfg.Registry.ServeHTTP(w, r.WithContext(oci.NewContext(r.Context(), reg)))
+		}
 		return
 	}
 	rec := accesslog.From(r.Context())
 	rec.Registry = string(reg)
+	may := func(reg oci.Registry, repository string) bool { return p.cfg.Guard().May(admitted(r), reg, repository) }
 	if p.cfg.ClientToken != nil {
-		if resp := p.cfg.ClientToken(r.Context(), reg, r); resp != nil {
+		if resp := p.cfg.ClientToken(r.Context(), reg, r, may); resp != nil {
 			rec.Kind = accesslog.KindToken
 			giveToken(w, resp)
 			return
 		}
 	}
 	rec.Kind = accesslog.KindRest
-	p.pass(w, r, t)
+	p.pass(w, r.WithContext(oci.NewContext(r.Context(), reg)), t)
 }
 
 // giveToken answers a client's token request. Nobody in between may keep the answer.

@@ -46,6 +46,9 @@ func (p *Proxy) mirror(w http.ResponseWriter, r *http.Request) {
 	if r.TLS == nil {
 		inner.Header.Del("Authorization")
 	}
+	if !p.permit(w, inner, m.registry) {
+		return
+	}
 	p.metrics.connections.WithLabelValues("mirror").Inc()
 	mw := &mirrorWriter{ResponseWriter: w, means: m, secure: r.TLS != nil}
 	p.cfg.Registry.ServeHTTP(mw, inner)

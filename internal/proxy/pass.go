@@ -34,11 +34,16 @@ func (p *Proxy) newRest() http.Handler {
 				pr.Out.Header["User-Agent"] = nil // keep net/http from adding its own
 			}
 		},
+		ModifyResponse: func(resp *http.Response) error {
+			p.saw(resp.Request, resp.StatusCode < 500)
+			return nil
+		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() != nil {
 				accesslog.From(r.Context()).Status = accesslog.StatusClientGone
 				panic(http.ErrAbortHandler) // to return without an answer would be a 200
 			}
+			p.saw(r, false)
 			status, text := dialFailure(r.Context().Value(targetKey{}).(target).String(), err)
 			code := oci.CodeUnavailable
 			if status == http.StatusForbidden {
@@ -46,6 +51,13 @@ func (p *Proxy) newRest() http.Handler {
 			}
 			writeError(w, r, status, code, text)
 		},
+	}
+}
+
+// saw takes note of whether an intercepted host, if it was one, has answered.
+func (p *Proxy) saw(r *http.Request, answered bool) {
+	if reg, ok := oci.RegistryFrom(r.Context()); ok && p.cfg.Saw != nil {
+		p.cfg.Saw(reg, answered)
 	}
 }
 

@@ -16,19 +16,24 @@ func (p *Proxy) plain(w http.ResponseWriter, r *http.Request) {
 		p.ourselves(w, r)
 		return
 	}
+	t := newTarget("http", r.URL.Host)
+	reg, registry := p.cfg.InterceptPlain(r.URL.Host)
+	if r.URL.Scheme == "http" && !registry && p.cfg.Dialer.Own(r.Context(), net.JoinHostPort(t.host, t.port)) {
+		p.ourselves(w, r)
+		return
+	}
+	r, ok := p.admit(w, r)
+	if !ok {
+		return
+	}
 	if r.URL.Scheme != "http" {
 		rec.Kind = accesslog.KindForward
 		writeError(w, r, http.StatusForbidden, oci.CodeDenied, "only http:// is forwarded: use CONNECT for "+newTarget("https", r.URL.Host).String())
 		return
 	}
-	t := newTarget("http", r.URL.Host)
-	if reg, ok := p.cfg.InterceptPlain(r.URL.Host); ok {
+	if registry {
 		p.metrics.connections.WithLabelValues("plain").Inc()
 		p.serve(w, r, reg, t)
-		return
-	}
-	if p.cfg.Dialer.Own(r.Context(), net.JoinHostPort(t.host, t.port)) {
-		p.ourselves(w, r)
 		return
 	}
 	rec.Kind, rec.Registry = accesslog.KindForward, t.String()
@@ -40,10 +45,13 @@ func (p *Proxy) plain(w http.ResponseWriter, r *http.Request) {
 	p.pass(w, r, t)
 }
 
-// ourselves answers what is asked of us: as a mirror, or for our own pages.
+// ourselves answers what is asked of us: as a mirror, or for our own pages, which are for everybody: they hold no secret,
+// and a client needs them before it can be any other's.
 func (p *Proxy) ourselves(w http.ResponseWriter, r *http.Request) {
 	if ours(r.URL.Path, hubSearch) {
-		p.mirror(w, r)
+		if r, ok := p.admit(w, r); ok {
+			p.mirror(w, r)
+		}
 		return
 	}
 	accesslog.From(r.Context()).Kind = accesslog.KindLocal

@@ -57,9 +57,13 @@ type Config struct {
 	Dialer    Dialer
 	// Upstream carries what is passed through: no credentials, no redirects, vetted addresses.
 	Upstream http.RoundTripper
-	// ClientToken answers a client's token request to an intercepted host with the operator's login, or returns nil where
-	// it is to be passed on as it came. Nil means that all are.
-	ClientToken func(ctx context.Context, host oci.Registry, r *http.Request) *http.Response
+	// ClientToken answers a client's token request to an intercepted host with the operator's login, for those of the
+	// repositories that it may pull, or returns nil where it is to be passed on as it came. Nil means that all are.
+	ClientToken func(ctx context.Context, host oci.Registry, r *http.Request, may func(reg oci.Registry, repository string) bool) *http.Response
+	// Guard says who may use the proxy at this moment; nil means everybody.
+	Guard func() Guard
+	// Saw is told whether an intercepted host has answered what was passed through; nil means that nobody is.
+	Saw func(host oci.Registry, answered bool)
 	// HTTP2 offers HTTP/2 on intercepted connections.
 	HTTP2      bool
 	Timeouts   Timeouts
@@ -105,6 +109,9 @@ const (
 func New(cfg Config) *Proxy {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Guard == nil {
+		cfg.Guard = everybody
 	}
 	if cfg.DefaultRegistry == "" {
 		cfg.DefaultRegistry = oci.DockerHub

@@ -495,7 +495,7 @@ func TestHandshakeFailureIsRecorded(t *testing.T) {
 func TestTokenForClient(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, echo, func(cfg *proxy.Config) {
-		cfg.ClientToken = func(_ context.Context, host oci.Registry, r *http.Request) *http.Response {
+		cfg.ClientToken = func(_ context.Context, host oci.Registry, r *http.Request, _ func(oci.Registry, string) bool) *http.Response {
 			if host != registryHost || r.URL.Path != "/token" {
 				return nil
 			}

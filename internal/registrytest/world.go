@@ -156,6 +156,14 @@ func (w *World) Certificate(notAfter time.Time, names ...string) tls.Certificate
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
 }
 
+// ClientCertificate signs a certificate for a client of that name.
+func (w *World) ClientCertificate(notAfter time.Time, name string) tls.Certificate {
+	cert, key := w.sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotAfter: notAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+}
+
 func (w *World) sign(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

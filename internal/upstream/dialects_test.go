@@ -598,7 +598,7 @@ func TestTokensForClients(t *testing.T) {
 				path = "/token"
 			}
 			ask := func(query string) *http.Response {
-				return c.Auth().ClientToken(t.Context(), host, httptest.NewRequest(http.MethodGet, path+"?"+query, nil))
+				return c.Auth().ClientToken(t.Context(), host, httptest.NewRequest(http.MethodGet, path+"?"+query, nil), func(oci.Registry, string) bool { return true })
 			}
 			resp := ask("scope=repository%3Aprivate%2Fapp%3Apush%2Cpull&offline_token=true&account=x")
 			if resp == nil {

@@ -30,9 +30,9 @@ func wellKnown() map[oci.Registry]challenge {
 // refused, it returns nil, and the request is to be passed on as it came.
 //
 // The token is for pulling alone, whatever the request asks for, and what a service adds to it stays here: a refresh
-// token would outlive the client's right to it. The answer is not kept. Whether the client may have it at all is the
-// caller's to know.
-func (a *Authorizer) ClientToken(ctx context.Context, host oci.Registry, r *http.Request) *http.Response {
+// token would outlive the client's right to it. The answer is not kept. It is for those
+// repositories alone that the client may pull.
+func (a *Authorizer) ClientToken(ctx context.Context, host oci.Registry, r *http.Request, may func(reg oci.Registry, repository string) bool) *http.Response {
 	if r.Method != http.MethodGet || !anonymous(r) {
 		return nil
 	}
@@ -43,6 +43,9 @@ func (a *Authorizer) ClientToken(ctx context.Context, host oci.Registry, r *http
 	}
 	q := question{registry: request.registry, as: Central}
 	for _, repository := range pulls(query["scope"]) {
+		if !may(request.registry, repository) {
+			continue
+		}
 		q.scope = PullScope(repository)
 		login, err := a.loginAt(ctx, q, request.realm)
 		if a.usable(ctx, q, login, err) != nil || request.login != nil && !login.Same(*request.login) {

@@ -26,7 +26,7 @@ func clientAsks(t *testing.T, a *auth.Authorizer, method, target string, headers
 	if err != nil {
 		t.Fatal(err)
 	}
-	return a.ClientToken(t.Context(), host, req)
+	return a.ClientToken(t.Context(), host, req, func(oci.Registry, string) bool { return true })
 }
 
 const scopeOf = "?service=svc&scope=repository:a/b:pull"

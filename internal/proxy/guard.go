@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"container-registry-proxy/internal/client"
+	"container-registry-proxy/internal/oci"
+)
+
+// Guard says who may use the proxy; it is package client.
+type Guard interface {
+	Admit(r *http.Request) (client.Who, *client.Denial)
+	May(who client.Who, reg oci.Registry, repository string) bool
+}
+
+type whoKey struct{}
+
+func withWho(r *http.Request, who client.Who) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), whoKey{}, who))
+}
+
+// admitted is the client behind a request, once it is admitted.
+func admitted(r *http.Request) client.Who {
+	who, _ := r.Context().Value(whoKey{}).(client.Who)
+	return who
+}
+
+// admit finds out who sends a request that is neither a CONNECT nor for our own pages, or answers it.
+func (p *Proxy) admit(w http.ResponseWriter, r *http.Request) (*http.Request, bool) {
+	who, denial := p.cfg.Guard().Admit(r)
+	if denial == nil {
+		return withWho(r, who), true
+	}
+	challenge(w, denial)
+	writeError(w, r, denial.Status, oci.CodeDenied, denial.Text)
+	return nil, false
+}
+
+// challenge adds how to log in. It is a proxy's challenge in every mode: Authorization belongs to the registry.
+func challenge(w http.ResponseWriter, denial *client.Denial) {
+	if denial.Status == http.StatusProxyAuthRequired {
+		w.Header().Set("Proxy-Authenticate", `Basic realm="`+client.Realm+`"`)
+	}
+}
+
+// permit reports whether the client may ask a registry for what a request is about, or answers it. The answer is the same
+// whatever there is at the registry or here.
+func (p *Proxy) permit(w http.ResponseWriter, r *http.Request, reg oci.Registry) bool {
+	guard, who := p.cfg.Guard(), admitted(r)
+	may := true
+	for _, repository := range repositories(r) {
+		may = may && guard.May(who, reg, repository)
+	}
+	if !may {
+		writeError(w, r, http.StatusForbidden, oci.CodeDenied, "this client may not use that repository through the proxy: its operator's rules say which (clients)")
+	}
+	return may
+}
+
+// repositories are those that a request to a registry is about: one, or two where a push takes a blob of another. An
+// empty one stands for none, a star for all.
+func repositories(r *http.Request) []string {
+	path := r.URL.EscapedPath()
+	p, err := oci.ParsePath(path)
+	const uploads = "/blobs/uploads/"
+	if before, _, found := strings.Cut(path, uploads); err != nil && found { // the session is the registry's word
+		p, err = oci.ParsePath(before + uploads)
+	}
+	switch {
+	case err != nil:
+		return []string{""} // it leads nowhere
+	case p.Kind == oci.KindCatalog:
+		return []string{"*"}
+	}
+	list := []string{p.Repository}
+	if from := r.URL.Query()["from"]; p.Kind == oci.KindUpload {
+		list = append(list, from...)
+	}
+	return list
+}
+
+// everybody lets all clients do everything.
+func everybody() Guard { return client.New(client.Config{}) }
