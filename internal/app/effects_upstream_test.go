@@ -128,8 +128,8 @@ func effectUpstreamConcurrency(t *testing.T) {
 // paced reports whether a house waits before it asks a registry as often as its clients do.
 func (h *house) paced(reg *registrytest.Registry) bool {
 	h.t.Helper()
-	for range 14 {
-		h.ask("GET", reg.URL()+"/v2/app/manifests/none")
+	for i := range 14 { // that one is missing is remembered for a moment
+		h.ask("GET", fmt.Sprintf("%s/v2/app/manifests/none%d", reg.URL(), i))
 	}
 	return h.metric("upstream_waits_total") > 0
 }
