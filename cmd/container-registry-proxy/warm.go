@@ -72,8 +72,8 @@ func (i *images) list(args []string) (refs []oci.Reference, err error) {
 }
 
 // source is the proxy, and the platforms that are wanted.
-func (i *images) source(p process) (*pull.Proxy, pull.Platforms, error) {
-	platforms, err := pull.ParsePlatforms(i.platforms)
+func (i *images) source(p process) (*pull.Proxy, oci.Platforms, error) {
+	platforms, err := oci.ParsePlatforms(i.platforms)
 	if err != nil {
 		return nil, nil, &usageError{err}
 	}
@@ -114,7 +114,7 @@ revalidated. The exit code is 0 if all of them are cached.`,
 }
 
 // warm pulls images, some at a time, and says what became of each.
-func warm(ctx context.Context, p process, src pull.Source, refs []oci.Reference, platforms pull.Platforms, at int) error {
+func warm(ctx context.Context, p process, src pull.Source, refs []oci.Reference, platforms oci.Platforms, at int) error {
 	show := newBars(p.stdout, isTerminal(p.stdout))
 	failed := make([]error, len(refs))
 	var g errgroup.Group
@@ -143,7 +143,7 @@ func warm(ctx context.Context, p process, src pull.Source, refs []oci.Reference,
 // layersAtOnce is how many blobs of an image are fetched at one time, as container clients do.
 const layersAtOnce = 3
 
-func warmOne(ctx context.Context, src pull.Source, ref oci.Reference, platforms pull.Platforms, show bars) error {
+func warmOne(ctx context.Context, src pull.Source, ref oci.Reference, platforms oci.Platforms, show bars) error {
 	image, err := pull.Find(ctx, src, ref, platforms)
 	if err != nil {
 		return err

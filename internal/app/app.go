@@ -109,6 +109,9 @@ func (a *App) Serve(ctx context.Context) error {
 	g.Go(func() error { return a.parts.store.Run(running) })
 	g.Go(func() error { return a.parts.authority.Run(running) })
 	g.Go(func() error { return a.parts.trust.Run(running) })
+	for _, list := range a.cfg.Warm {
+		g.Go(func() error { return keepWarm(running, a.parts.cache, list, a.log.With("component", "warm")) })
+	}
 	g.Go(func() error { return ignoreClosed(a.parts.proxy.Serve(a.front)) })
 	g.Go(func() error { return ignoreClosed(admin.Serve(a.admin)) })
 	a.stops.add("operator server", admin.Shutdown)

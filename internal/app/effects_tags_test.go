@@ -17,7 +17,9 @@ func configured(t *testing.T, world *registrytest.World, yaml string, environ ..
 	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, world, append(environ, "CONFIG_FILE="+path)...)
+	h := start(t, world, append(environ, "CONFIG_FILE="+path)...)
+	h.config = path
+	return h
 }
 
 // effectTags has a rule of each kind, and what it is for told apart from what it is not for.

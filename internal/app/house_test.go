@@ -36,6 +36,7 @@ type house struct {
 	app     *app.App
 	address string // for clients
 	admin   string // for the operator
+	config  string // the YAML file, if there is one
 	root    string // holds the directories of cache and authority, and nothing else
 	log     *logLines
 	trusted *x509.CertPool // the proxy's authority alone

@@ -53,6 +53,10 @@ func effects() map[string]func(*testing.T) {
 		"tags":       effectTags,
 		"ALLOW_PCRE": effectAllowPCRE,
 
+		"pins":            effectPins,
+		"warm":            effectWarm,
+		"PREFETCH_LAYERS": effectPrefetch,
+
 		"RATE_LIMIT_RESERVE": effectRateLimitReserve,
 		"UPSTREAM_GIVE_UP":   effectGiveUp,
 

@@ -41,6 +41,7 @@ type parts struct {
 	admin     http.Handler
 	authority *mitm.Authority
 	own       *ownAddresses
+	pins      *cache.Pins
 }
 
 // wire builds the parts from the bottom up. It is long because it is straight: one line of thought, no decisions but
@@ -51,7 +52,7 @@ func (a *App) wire() (*parts, error) {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	prefixed := prometheus.WrapRegistererWithPrefix("container_registry_proxy_", metrics)
 	prefixed.MustRegister(unverified(cfg.VerifyTLS), unprotected(cfg.Upstreams))
-	p := &parts{own: &ownAddresses{}}
+	p := &parts{own: &ownAddresses{}, pins: cache.NewPins()}
 
 	authority, err := mitm.Open(mitm.Config{
 		Directory: cfg.CADirectory, CertFile: cfg.CACertFile, KeyFile: cfg.CAKeyFile, HTTP2: cfg.HTTP2,
@@ -108,7 +109,7 @@ func (a *App) wire() (*parts, error) {
 	})
 	trust := p.trust
 	p.cache = cache.New(cache.Config{
-		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, GiveUp: cfg.GiveUp,
+		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, Pins: p.pins, Prefetch: cfg.Prefetch, GiveUp: cfg.GiveUp,
 		Fill: how.fills(), Connections: how.connections,
 		Log: log.With("component", "cache"), Registerer: prefixed,
 	})
@@ -141,7 +142,7 @@ func (a *App) wire() (*parts, error) {
 func (a *App) openStore(p *parts, metrics prometheus.Registerer) (err error) {
 	p.store, err = disk.Open(disk.Config{
 		Directory: a.cfg.CacheDirectory, MaxSize: a.cfg.CacheMaxSize, MinFree: a.cfg.CacheMinFree, Inactive: a.cfg.CacheInactive,
-		Log: a.log.With("component", "store"), Registerer: metrics,
+		Pinned: p.pins.Has, Log: a.log.With("component", "store"), Registerer: metrics,
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/fill"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/store"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
@@ -20,6 +21,9 @@ import (
 // Errors are the registry's [*upstream.Refusal], or that it cannot be reached.
 func (c *Cache) Blob(ctx context.Context, p Pull) (*Content, error) {
 	g := c.cfg.Access.Grant(ctx, p.Caller, p.Registry, p.Path)
+	if p.Background {
+		p.purpose = ratelimit.Background
+	}
 	content, err := c.blob(ctx, p, g)
 	if other, ok := c.cfg.Access.Otherwise(ctx, g, err); ok {
 		return c.blob(ctx, p, other)
@@ -164,7 +168,7 @@ func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, er
 // repository holds the digest. Where that word is not enough for what is cached, it is for what that registry itself is
 // delivering, and for what every client may have; any other caller has its registry deliver on its own.
 func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
-	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want)
+	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose}, p.Want)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +257,7 @@ func sizeOf(resp *http.Response) int64 {
 
 // passage hands a blob on to one client.
 func (c *Cache) passage(ctx context.Context, p Pull, g access.Grant, why fill.Reason) (*Content, error) {
-	body, err := c.fills.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path}, p.Want, why)
+	body, err := c.fills.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose}, p.Want, why)
 	if err != nil {
 		return nil, err
 	}

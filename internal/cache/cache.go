@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -55,6 +56,10 @@ type Config struct {
 	Access     *access.Access
 	Registries Registries
 	Freshness  *freshness.Rules
+	// Pins are told what is pinned; nil means that nobody asks.
+	Pins *Pins
+	// Prefetch has the layers of an image fetched once a client asks for its manifest.
+	Prefetch bool
 	// MemorySize bounds the bytes of small objects, manifests above all, that are kept in memory; 0 means 64 MiB.
 	MemorySize int64
 	// GiveUp is how long a registry that hangs is waited for where a stale answer is at hand; 0 means 3 s.
@@ -81,6 +86,7 @@ type Cache struct {
 	ctx          context.Context // of what goes on behind clients' backs; Close ends it
 	cancel       context.CancelFunc
 	background   sync.WaitGroup
+	prefetching  atomic.Int32
 	revalidating sync.Map // of metadata.TagKey: being revalidated in the background
 	odd          *oddRegistries
 	missing      *negatives
@@ -101,6 +107,8 @@ type Pull struct {
 	Head bool
 	// NoCache asks for a tag to be revalidated, however fresh.
 	NoCache bool
+	// Background says that no client waits for it.
+	Background bool
 
 	purpose ratelimit.Purpose
 }
@@ -115,6 +123,9 @@ func New(cfg Config) *Cache {
 	}
 	if cfg.MemorySize == 0 {
 		cfg.MemorySize = 64 << 20
+	}
+	if cfg.Pins == nil {
+		cfg.Pins = NewPins()
 	}
 	if cfg.GiveUp == 0 {
 		cfg.GiveUp = 3 * time.Second
@@ -131,6 +142,9 @@ func New(cfg Config) *Cache {
 		fills.ConnectionsTo = func(src fill.Source) int { return cfg.Connections(src.(*source).grant.Registry) }
 	}
 	c.proofs = newProofs(fills)
+	if cfg.Freshness != nil && len(cfg.Freshness.Pins()) > 0 {
+		c.repin()
+	}
 	if fills.Registerer = cfg.Registerer; cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(c.proved)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/store"
 	"container-registry-proxy/internal/upstream"
 )
@@ -23,9 +24,16 @@ const maxManifest = 4 << 20
 // reached and nothing cached will do.
 func (c *Cache) Manifest(ctx context.Context, p Pull) (*Content, error) {
 	g := c.cfg.Access.Grant(ctx, p.Caller, p.Registry, p.Path)
+	if p.Background {
+		p.purpose = ratelimit.Background
+	}
 	content, err := c.manifest(ctx, p, g)
 	if other, ok := c.cfg.Access.Otherwise(ctx, g, err); ok {
-		return c.manifest(ctx, p, other)
+		g = other
+		content, err = c.manifest(ctx, p, g)
+	}
+	if err == nil {
+		c.prefetch(p, g, content)
 	}
 	return content, err
 }
@@ -93,7 +101,7 @@ var errKept = errors.New("manifest is kept by now")
 
 // fetchOnce fetches a manifest by digest for all who ask at the same time, and keeps it.
 func (c *Cache) fetchOnce(ctx context.Context, p Pull, g access.Grant) (m *manifest, own bool, err error) {
-	key := fmt.Sprintf("manifest %s %q %q %q", g.Flight(), g.Registry, p.Path.String(), normalAccept(p.Accept))
+	key := fmt.Sprintf("manifest %d %s %q %q %q", p.purpose, g.Flight(), g.Registry, p.Path.String(), normalAccept(p.Accept))
 	return share(ctx, c, key, func(ctx context.Context) (*manifest, error) {
 		if content, err := c.keptManifest(ctx, p, g); err != nil {
 			return nil, err
@@ -203,6 +211,7 @@ func (c *Cache) keep(g access.Grant, m *manifest) {
 	}
 	m.MediaType = c.cfg.Metadata.PutMediaType(m.Digest, m.MediaType)
 	c.cfg.Access.Delivered(g, m.Digest)
+	c.pinManifest(g, m)
 	if c.has(m.Digest) {
 		return
 	}

@@ -15,7 +15,6 @@ import (
 	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/ratelimit"
-	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
 )
@@ -44,14 +43,14 @@ type List struct {
 	Outcome Outcome
 }
 
-// listKey is what a list is kept under. What one identity is shown is not shown to another.
+// listKey is what a list is kept under. What one class of callers is shown is not shown to another.
 type listKey struct {
 	registry   oci.Registry
 	repository string
 	digest     oci.Digest
 	query      string
 	accept     string
-	as         secret.Key
+	class      string
 }
 
 // keptList is a list, or the refusal in its place.
@@ -85,7 +84,7 @@ func (c *Cache) Referrers(ctx context.Context, p Pull, query string) (*List, err
 	if g.Class == access.Own || len(query) > maxQuery {
 		return nil, ErrOwn
 	}
-	k := listKey{g.Registry, g.Repository, subject.Digest, query, normalAccept(p.Accept), g.As.Key()}
+	k := listKey{g.Registry, g.Repository, subject.Digest, query, normalAccept(p.Accept), g.Flight()}
 	kept, known := c.lists.GetIfPresent(k)
 	pushes := c.cfg.Metadata.Pushes()
 	age := c.cfg.Now().Sub(kept.at)
@@ -96,7 +95,7 @@ func (c *Cache) Referrers(ctx context.Context, p Pull, query string) (*List, err
 	case known && !p.NoCache && kept.list != nil && age < referrersFor:
 		return c.listOf(ctx, g, subject, kept.list, Hit)
 	}
-	list, _, err := share(ctx, c, fmt.Sprintf("referrers %d %x %q %q %q %q", pushes, k.as, k.registry, p.Path.String(), query, k.accept), func(ctx context.Context) (*List, error) {
+	list, _, err := share(ctx, c, fmt.Sprintf("referrers %d %s %q %q %q %q", pushes, k.class, k.registry, p.Path.String(), query, k.accept), func(ctx context.Context) (*List, error) {
 		return c.fetchList(ctx, g, p, query, known && kept.list != nil)
 	})
 	switch refusal, refused := errors.AsType[*upstream.Refusal](err); {

@@ -26,10 +26,12 @@ type source struct {
 	cache *Cache
 	grant access.Grant
 	path  oci.Path
+	// purpose is of whom began the fill. Others may join it.
+	purpose ratelimit.Purpose
 }
 
 func (s *source) Key() string {
-	return fmt.Sprintf("%x %q %q", s.grant.As.Key(), s.grant.Registry, s.grant.Repository)
+	return fmt.Sprintf("%x %q %q %d", s.grant.As.Key(), s.grant.Registry, s.grant.Repository, s.purpose)
 }
 
 // Origin is the registry and the repository: who was asked as does not matter to what they deliver.
@@ -46,7 +48,10 @@ func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, e
 	case start > 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", start))
 	}
-	resp, err := s.cache.ask(ctx, s.grant, http.MethodGet, s.path, header)
+	resp, err := s.cache.askFor(ctx, s.grant, s.purpose, http.MethodGet, s.path, header)
+	if errors.Is(err, ratelimit.ErrReserved) {
+		return nil, reservedError{err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +78,12 @@ func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, e
 	s.cache.cfg.Access.Answered(s.grant, s.path)
 	return delivery, nil
 }
+
+// reservedError ends what nobody waits for, where the rest of a registry's limit is for clients: one of them may go on.
+type reservedError struct{ error }
+
+func (reservedError) Permanent() bool { return true }
+func (e reservedError) Unwrap() error { return e.error }
 
 // refusedError is a registry's refusal of a blob, which is final unless it speaks of passing trouble.
 type refusedError struct {

@@ -288,6 +288,8 @@ func (c *Cache) record(q *question, m *manifest) {
 	if !m.likely() {
 		return
 	}
+	before, _ := c.cfg.Metadata.Tag(q.key)
+	defer c.pinTag(q.key, before, m.Digest)
 	c.cfg.Metadata.PutTag(q.key, metadata.TagRecord{Descriptor: m.Descriptor, ValidatedAt: c.cfg.Now()}, q.pushes)
 	c.cfg.Access.Answered(q.grant, digestPath(q.Path, m.Digest))
 }

@@ -107,9 +107,15 @@ type Config struct {
 	// It is more than zero.
 	CacheInactive time.Duration
 
-	// ManifestCache says how long tags are fresh (ENABLE_MANIFEST_CACHE, MANIFEST_CACHE_…, ALLOW_PCRE, and tags in the YAML
-	// file). Off, every tag that no rule matches is revalidated each time. Its patterns compile.
+	// ManifestCache says how long tags are fresh (ENABLE_MANIFEST_CACHE, MANIFEST_CACHE_…, ALLOW_PCRE, and tags and pins in
+	// the YAML file). Off, every tag that no rule matches is revalidated each time. Its patterns compile.
 	ManifestCache freshness.Config
+
+	// Warm are images that are pulled on schedule (warm, in the YAML file only).
+	Warm []WarmList
+
+	// Prefetch has the layers of an image fetched as soon as a client asks for its manifest (PREFETCH_LAYERS, false).
+	Prefetch bool
 
 	// RateLimitReserve is the share of a registry's rate limit, 0 to 1, below which nothing is asked that no client waits
 	// for (RATE_LIMIT_RESERVE, 20%).

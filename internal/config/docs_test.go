@@ -73,6 +73,8 @@ func TestTheManualHasEverySettingWithItsDefault(t *testing.T) {
 		"token_services":  {"token_services", "-"},
 		"clients":         {"clients", "-"},
 		"tags":            {"tags", "-"},
+		"pins":            {"pins", "-"},
+		"warm":            {"warm", "-"},
 	}
 	for _, s := range settings() {
 		want[s.env] = documented{s.field(), s.fallback}

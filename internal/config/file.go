@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -27,6 +28,8 @@ type file struct {
 	pushes        []string   // the names of logins that are lent to pushes
 	upstreams     []Upstream // of registries
 	tags          []tagRule
+	pins          []oci.Reference
+	warm          []WarmList
 }
 
 // readConfigFile reads the file that CONFIG_FILE names. It walks the tree of the YAML parser instead of decoding it:
@@ -104,6 +107,10 @@ func (f *yamlFile) readRoot(root *yaml.Node) {
 			f.readRegistries(key, n)
 		case key.Value == "tags":
 			f.readTags(n)
+		case key.Value == "pins":
+			f.file.pins = f.readImages(key, n)
+		case key.Value == "warm":
+			f.readWarm(n)
 		case !known:
 			f.refuse(f.label(key, show(key.Value)), f.unknown(key.Value))
 		default:
@@ -137,7 +144,8 @@ func (f *yamlFile) fields(n *yaml.Node, name string) func(yield func(key, value 
 // unknown says what may have been meant.
 func (f *yamlFile) unknown(field string) error {
 	guess := strings.ReplaceAll(strings.ToLower(field), "-", "_")
-	if _, known := f.lists[guess]; known || guess == "auth_registries" || guess == "credentials" || guess == "token_services" || guess == "clients" || guess == "tags" {
+	_, known := f.lists[guess]
+	if known || slices.Contains([]string{"auth_registries", "credentials", "token_services", "clients", "tags", "pins", "warm"}, guess) {
 		return fmt.Errorf("unknown field: want %s", guess)
 	}
 	return errors.New("unknown field: docs/configuration.md lists those there are")

@@ -154,6 +154,7 @@ func switches() []setting {
 		field         func(*Config) *bool
 	}{
 		{"ENABLE_MANIFEST_CACHE", "false", func(c *Config) *bool { return &c.ManifestCache.Enabled }},
+		{"PREFETCH_LAYERS", "false", func(c *Config) *bool { return &c.Prefetch }},
 		{"ALLOW_PCRE", "false", func(c *Config) *bool { return &c.ManifestCache.AllowPCRE }},
 		{"ALLOW_PUSH", "false", func(c *Config) *bool { return &c.AllowPush }},
 		{"ALLOW_OWN_AUTH", "false", func(c *Config) *bool { return &c.AllowOwnAuth }},

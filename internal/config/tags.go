@@ -74,6 +74,7 @@ func oneOf(v, no, yes string) (bool, error) {
 
 // tags checks the rules for tags, and those that say two things at once.
 func (l *loader) tags() {
+	l.cfg.ManifestCache.Pins, l.cfg.Warm = l.file.pins, l.file.warm
 	for _, t := range l.file.tags {
 		never := t.NeverCache && (t.FreshFor != nil || t.KeepMissing || t.StaleWhileRevalidate > 0)
 		switch {

@@ -71,3 +71,30 @@ func TestTheManualsRulesLoad(t *testing.T) {
 		t.Errorf("the example gives %+v", cfg.ManifestCache.Rules)
 	}
 }
+
+func TestImagesThatAreKeptAndWarm(t *testing.T) {
+	t.Parallel()
+	cfg := mustLoad(t, yamlFileOf(`
+pins: [nginx, 'quay.io/org/app:1.2']
+warm:
+  - images: docker.io/library/alpine:3.20
+    platforms: [linux/amd64, all]
+    every: 6h
+  - images: [a, b]
+`))
+	if pins := cfg.ManifestCache.Pins; len(pins) != 2 || pins[0].String() != "docker.io/library/nginx:latest" || pins[1].String() != "quay.io/org/app:1.2" {
+		t.Errorf("pins %v", pins)
+	}
+	if w := cfg.Warm; len(w) != 2 || w[0].Every != 6*time.Hour || len(w[0].Platforms) != 2 || len(w[1].Images) != 2 || w[1].Every != 24*time.Hour {
+		t.Errorf("warm %+v", w)
+	}
+	for yaml, want := range map[string]string{
+		"pins: {a: b}": "want a list of images", "pins: [Nginx]": "docker.io/library/alpine:3.20", "warm: nginx": "want a list of lists", "warm: [nginx]": "want a list of lists",
+		"warm: [{every: 6h}]": "no images", "warm: [{images: [a], every: 1s}]": "too often", "warm: [{images: [a], every: soon}]": "not a time",
+		"warm: [{images: [a], platforms: [amd64]}]": "linux/arm/v7", "warm: [{images: [a], at: 3h}]": "unknown field", "warm: [{images: [A]}]": "component",
+	} {
+		if _, err := loadAt(yamlFileOf(yaml)); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), ".yaml:1") {
+			t.Errorf("%s: %v, want its line and %q", yaml, err, want)
+		}
+	}
+}

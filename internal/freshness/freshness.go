@@ -44,6 +44,9 @@ type Config struct {
 	// Rules go before the tiers, whether those are switched on or not; the first that matches wins.
 	Rules []Rule
 
+	// Pins are references whose meaning is kept whatever becomes of it upstream.
+	Pins []oci.Reference
+
 	// AllowPCRE has patterns that RE2 cannot match matched by an engine that backtracks.
 	AllowPCRE bool
 }
@@ -59,6 +62,7 @@ const (
 // Rules tell what is done with a tag. They are safe for concurrent use.
 type Rules struct {
 	rules       []rule
+	pins        []oci.Reference
 	tiers       []tier // the first that matches wins
 	defaultFor  time.Duration
 	defaultType string
@@ -73,7 +77,7 @@ type tier struct {
 // NewRules compiles the patterns of cfg. Its error names every rule and tier whose pattern is refused, and every time that
 // is negative.
 func NewRules(cfg Config) (*Rules, error) {
-	r := &Rules{defaultFor: cfg.DefaultFor, defaultType: typeDefault}
+	r := &Rules{pins: cfg.Pins, defaultFor: cfg.DefaultFor, defaultType: typeDefault}
 	var errs []error
 	for i, written := range cfg.Rules {
 		compiled, err := compileRule(written, cfg.AllowPCRE)
@@ -122,6 +126,14 @@ func (r *Rules) add(name, fragment string, allowPCRE bool, t tier) error {
 
 // For returns what is done with a tag.
 func (r *Rules) For(registry oci.Registry, repository, tag string) Policy {
+	p := r.byRule(registry, repository, tag)
+	if len(r.pins) > 0 && r.Pinned(registry, repository, tag) {
+		p.KeepMissing, p.NeverCache = true, false
+	}
+	return p
+}
+
+func (r *Rules) byRule(registry oci.Registry, repository, tag string) Policy {
 	for _, rule := range r.rules {
 		if rule.of(registry, repository) && rule.tag.MatchString(tag) {
 			if rule.FreshFor != nil {
@@ -141,7 +153,7 @@ func (r *Rules) KeepsMissing(registry oci.Registry, repository string) bool {
 			return true
 		}
 	}
-	return false
+	return r.pinsIn(registry, repository)
 }
 
 func (r *Rules) tierOf(repository, tag string) Policy {

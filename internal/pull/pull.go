@@ -56,7 +56,7 @@ type Manifest struct {
 type document struct {
 	Manifests []struct {
 		oci.Descriptor
-		Platform *platform `json:"platform"`
+		Platform *oci.Platform `json:"platform"`
 	} `json:"manifests"`
 	Config *oci.Descriptor `json:"config"`
 	Layers []struct {
@@ -120,9 +120,9 @@ func Layers(body []byte) (blobs []oci.Descriptor) {
 }
 
 // Find fetches the manifests of an image for the platforms that are wanted; none means that of this machine.
-func Find(ctx context.Context, src Source, ref oci.Reference, platforms Platforms) (*Image, error) {
+func Find(ctx context.Context, src Source, ref oci.Reference, platforms oci.Platforms) (*Image, error) {
 	if len(platforms) == 0 {
-		platforms = Platforms{{OS: "linux", Architecture: runtime.GOARCH}}
+		platforms = oci.Platforms{{OS: "linux", Architecture: runtime.GOARCH}}
 	}
 	f := &finder{src: src, platforms: platforms, image: &Image{Reference: ref}, seen: map[oci.Digest]bool{}}
 	root, err := f.manifest(ctx, ref, 0)
@@ -141,7 +141,7 @@ const (
 
 type finder struct {
 	src       Source
-	platforms Platforms
+	platforms oci.Platforms
 	image     *Image
 	seen      map[oci.Digest]bool
 }
@@ -192,7 +192,7 @@ func (f *finder) children(ctx context.Context, ref oci.Reference, doc document, 
 		if m.Platform != nil {
 			there = append(there, m.Platform.String())
 		}
-		if f.seen[m.Digest] || !f.platforms.want(m.Platform) {
+		if f.seen[m.Digest] || !f.platforms.Want(m.Platform) {
 			continue
 		}
 		if _, err := f.manifest(ctx, ref.At(m.Digest), depth+1); err != nil {

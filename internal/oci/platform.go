@@ -1,18 +1,18 @@
-package pull
+package oci
 
 import (
 	"fmt"
 	"strings"
 )
 
-// platform is what an image runs on.
-type platform struct {
+// Platform is what an image runs on.
+type Platform struct {
 	OS           string `json:"os"`
 	Architecture string `json:"architecture"`
 	Variant      string `json:"variant,omitempty"`
 }
 
-func (p platform) String() string {
+func (p Platform) String() string {
 	s := p.OS + "/" + p.Architecture
 	if p.Variant != "" {
 		s += "/" + p.Variant
@@ -21,24 +21,24 @@ func (p platform) String() string {
 }
 
 // Platforms are the platforms that are wanted.
-type Platforms []platform
+type Platforms []Platform
 
-// all is every platform there is.
-var all = platform{OS: "*"}
+// allPlatforms is every platform there is.
+var allPlatforms = Platform{OS: "*"}
 
 // ParsePlatforms reads platforms such as linux/amd64 and linux/arm/v7; "all" means every one there is.
 func ParsePlatforms(list []string) (Platforms, error) {
 	var out Platforms
 	for _, text := range list {
 		if text == "all" {
-			out = append(out, all)
+			out = append(out, allPlatforms)
 			continue
 		}
 		parts := strings.Split(strings.ToLower(text), "/")
 		if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" {
 			return nil, fmt.Errorf("platform %q: want one such as linux/amd64 or linux/arm/v7, or all", text)
 		}
-		p := platform{OS: parts[0], Architecture: parts[1]}
+		p := Platform{OS: parts[0], Architecture: parts[1]}
 		if len(parts) == 3 {
 			p.Variant = parts[2]
 		}
@@ -55,10 +55,10 @@ func (p Platforms) String() string {
 	return strings.Join(words, " or ")
 }
 
-// want reports whether an entry of an index is wanted. One that says no platform is.
-func (p Platforms) want(of *platform) bool {
+// Want reports whether an entry of an index is wanted. One that says no platform is.
+func (p Platforms) Want(of *Platform) bool {
 	for _, one := range p {
-		if of == nil || one == all || one.OS == of.OS && one.Architecture == of.Architecture && (one.Variant == "" || of.Variant == "" || one.Variant == of.Variant) {
+		if of == nil || one == allPlatforms || one.OS == of.OS && one.Architecture == of.Architecture && (one.Variant == "" || of.Variant == "" || one.Variant == of.Variant) {
 			return true
 		}
 	}
