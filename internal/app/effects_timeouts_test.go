@@ -169,14 +169,19 @@ func effectProxyReadTimeout(t *testing.T) {
 	}
 	reg.Set(func(f *registrytest.Faults) {
 		f.Registry.Hang = false
-		f.Body = registrytest.Body{StallAfter: 200_000, Times: 2} // the configuration, which is too small, and the layer
+		f.Body = registrytest.Body{StallAfter: 200_000} // each answer that is larger
 	})
 	h.pull(reg, "app", "1")
 	asked := reg.Find(func(r registrytest.Request) bool {
 		return r.Method == "GET" && strings.Contains(r.Path, string(img.Layers[0].Digest))
 	})
-	if len(asked) != 2 || asked[0].Range() != "" || !strings.HasPrefix(asked[1].Range(), "bytes=") || strings.HasPrefix(asked[1].Range(), "bytes=0") {
-		t.Errorf("a blob that stalled once was asked for by %+v, want a second request for the rest", asked)
+	if len(asked) < 2 || asked[0].Range() != "" {
+		t.Fatalf("a blob that stalls was asked for by %+v, want further requests for the rest", asked)
+	}
+	for _, r := range asked[1:] {
+		if !strings.HasPrefix(r.Range(), "bytes=") || strings.HasPrefix(r.Range(), "bytes=0") {
+			t.Errorf("a blob that stalls was asked for with the range %q, want the rest alone", r.Range())
+		}
 	}
 }
 
