@@ -29,10 +29,13 @@ func Run(ctx context.Context, environ []string, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	a, err := New(cfg, newLogger(cfg, stderr))
+	level := &slog.LevelVar{}
+	level.Set(cfg.LogLevel)
+	a, err := open(&App{cfg: cfg, log: newLogger(cfg, level, stderr), level: level})
 	if err != nil {
 		return err
 	}
+	a.reloadAtSignal(ctx, func() (*config.Config, error) { return config.Load(environ) })
 	if err := a.Listen(); err != nil {
 		return errors.Join(err, a.Close(context.Background()))
 	}
@@ -43,6 +46,7 @@ func Run(ctx context.Context, environ []string, stdout, stderr io.Writer) error 
 // App is one proxy: its parts, its listeners and the order in which they end.
 type App struct {
 	cfg   *config.Config
+	level *slog.LevelVar // of the log; nil means that it does not change
 	live  atomic.Pointer[live]
 	log   *slog.Logger
 	parts *parts

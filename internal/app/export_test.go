@@ -14,4 +14,4 @@ func NewIn(resolver dial.Resolver, cfg *config.Config, log *slog.Logger) (*App, 
 }
 
 // NewLogger is the log that Run has.
-func NewLogger(cfg *config.Config, w io.Writer) *slog.Logger { return newLogger(cfg, w) }
+func NewLogger(cfg *config.Config, w io.Writer) *slog.Logger { return newLogger(cfg, cfg.LogLevel, w) }

@@ -38,6 +38,7 @@ type line struct {
 	Reference, Digest, Outcome, Client string
 	CacheType                          string `json:"cache_type"`
 	Status                             int
+	Settings                           string
 	Bytes                              int64
 }
 

@@ -2,7 +2,6 @@ package app_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -39,15 +38,15 @@ func TestMain(m *testing.M) {
 type process struct {
 	*exec.Cmd
 	greeting string
-	log      bytes.Buffer
+	log      *logLines
 }
 
 // spawn starts one in a directory of its own, and ends it with the test.
 func spawn(t *testing.T, root string, environ ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(os.Args[0])}
+	p := &process{Cmd: exec.Command(os.Args[0]), log: newLogLines()}
 	p.Env = append(plan{world: registrytest.NewWorld(t), root: root, environ: environ}.settings(), role+"=proxy")
-	p.Stderr = &p.log
+	p.Stderr = p.log
 	out, err := p.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +60,7 @@ func spawn(t *testing.T, root string, environ ...string) *process {
 		line, err := reader.ReadString('\n')
 		if err != nil {
 			_ = p.Wait()
-			t.Fatalf("the proxy ended while it greeted: %q, %s", p.greeting, &p.log)
+			t.Fatalf("the proxy ended while it greeted: %q, %s", p.greeting, p.log)
 		}
 		p.greeting += line
 	}

@@ -20,15 +20,17 @@ type ownCheck func(ctx context.Context, hostport string) bool
 
 // serverTLS is what clients get who speak TLS to the proxy itself: the operator's certificate, or one that the authority
 // signs for the name they ask for. It has to be a name of ours: for any other we would pose as a stranger.
-func serverTLS(cfg *config.Config, authority *mitm.Authority, own ownCheck) (*tls.Config, error) {
+func serverTLS(current func() *config.Config, authority *mitm.Authority, own ownCheck) (*tls.Config, error) {
+	cfg := current()
 	if cfg.TLSCertFile != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.TLSCertFile, cfg.TLSKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("TLS_CRT_FILE=%s, TLS_KEY_FILE=%s: %w", cfg.TLSCertFile, cfg.TLSKeyFile, err)
 		}
 		served := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
-		asksForCertificates(served, cfg)
-		return served, nil
+		return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return asksForCertificates(served, current()), nil
+		}}, nil
 	}
 	names := append([]string{"localhost"}, cfg.TLSNames...)
 	if host, err := os.Hostname(); err == nil {
@@ -48,20 +50,21 @@ func serverTLS(cfg *config.Config, authority *mitm.Authority, own ownCheck) (*tl
 		}
 		served := authority.TLSConfig(name).Clone()
 		served.NextProtos = []string{"http/1.1"}
-		asksForCertificates(served, cfg)
 		// As the authority's own configurations do, which crypto/tls does not ask again from here: a ticket of TLS 1.2
 		// would let whoever gets hold of the authority's key read what was recorded before.
 		served.SessionTicketsDisabled = !slices.Contains(hello.SupportedVersions, tls.VersionTLS13)
-		return served, nil
+		return asksForCertificates(served, current()), nil
 	}}, nil
 }
 
 // asksForCertificates has clients present certificates, if the configuration says whose. One without is let in, as far as
 // TLS goes: it may have a password, or want our own pages alone.
-func asksForCertificates(served *tls.Config, cfg *config.Config) {
+func asksForCertificates(served *tls.Config, cfg *config.Config) *tls.Config {
 	if len(cfg.ClientCA) == 0 {
-		return
+		return served
 	}
+	served = served.Clone()
 	served.ClientAuth, served.ClientCAs = tls.VerifyClientCertIfGiven, x509.NewCertPool()
 	served.ClientCAs.AppendCertsFromPEM(cfg.ClientCA) // it was checked
+	return served
 }

@@ -29,6 +29,7 @@ const loopCheck = 5 * time.Second
 
 // towards says how registries are asked: all of them, and those that have entries of their own.
 type towards struct {
+	named        func(host string) bool // whether the operator names a host at this moment
 	cfg          *config.Config
 	destinations dial.Config // of what is asked directly
 	own          ownCheck
@@ -51,9 +52,9 @@ func (w towards) asking() (upstream.Config, error) {
 	label := w.label()
 	return upstream.Config{
 		Dialer: w.dialer(0), Hosts: hosts, Parent: w.parents(), Limits: w.limits,
-		Named: cfg.Named, Pairs: cfg.TokenServices,
+		Named: w.named, Pairs: cfg.TokenServices,
 		TLS:         &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12},
-		Insecure:    func(host string) bool { return !cfg.VerifyTLS && cfg.Named(host) },
+		Insecure:    func(host string) bool { return !cfg.VerifyTLS && w.named(host) },
 		ReadTimeout: cfg.Timeouts.ProxyRead, SendTimeout: cfg.Timeouts.ProxySend,
 		ForceHTTP11: cfg.ForceHTTP11,
 		Registries:  func(r oci.Registry) string { return label(string(r)) },
@@ -70,7 +71,7 @@ func (w towards) dialer(connect time.Duration) *dial.Dialer {
 		}
 	}
 	destinations := w.destinations
-	destinations.Named = func(host string) bool { return named[host] || w.cfg.Named(host) }
+	destinations.Named = func(host string) bool { return named[host] || w.named(host) }
 	if connect == 0 {
 		connect = w.cfg.Timeouts.ProxyConnect
 	}

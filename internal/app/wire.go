@@ -37,6 +37,8 @@ type parts struct {
 	store     *disk.Store
 	cache     *cache.Cache
 	trust     *access.Access
+	logins    *credential.Logins
+	upstream  *upstream.Client
 	proxy     *proxy.Proxy
 	admin     http.Handler
 	authority *mitm.Authority
@@ -67,12 +69,12 @@ func (a *App) wire() (*parts, error) {
 		return nil, fmt.Errorf("TUNNEL_PORTS: %w", err)
 	}
 	destinations := dial.Config{
-		AllowedNetworks: cfg.AllowedNetworks, Named: cfg.Named, Own: p.own.list,
+		AllowedNetworks: cfg.AllowedNetworks, Named: a.named, Own: p.own.list,
 		DisableIPv6: cfg.DisableIPv6, RefusePrivate: cfg.RefusePrivate, TunnelPorts: ports, Resolver: a.resolver,
 	}
 	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))
 	how := towards{
-		cfg: cfg, destinations: destinations, own: tunnels.Own, certificate: authority.CertificatePEM(),
+		cfg: cfg, named: a.named, destinations: destinations, own: tunnels.Own, certificate: authority.CertificatePEM(),
 		log: log.With("component", "upstream"), metrics: prefixed,
 	}
 	asking, err := how.asking()
@@ -91,10 +93,12 @@ func (a *App) wire() (*parts, error) {
 		Reserve: cfg.RateLimitReserve, DB: p.store.DB(), Registries: func(r oci.Registry) string { return label(string(r)) },
 		Log: log.With("component", "ratelimit"), Registerer: prefixed,
 	})
-	asking.Logins = credential.New(credential.Config{
+	p.logins = credential.New(credential.Config{
 		Entries: cfg.Credentials, Environ: os.Environ(), Log: log.With("component", "credential"), Registerer: prefixed,
 	})
+	asking.Logins = p.logins
 	client := upstream.New(asking)
+	p.upstream = client
 	rules, err := freshness.NewRules(cfg.ManifestCache)
 	if err != nil {
 		return nil, err
@@ -113,13 +117,16 @@ func (a *App) wire() (*parts, error) {
 		Fill: how.fills(), Connections: how.connections,
 		Log: log.With("component", "cache"), Registerer: prefixed,
 	})
-	toOurselves, err := serverTLS(cfg, authority, tunnels.Own)
+	toOurselves, err := serverTLS(func() *config.Config { return a.live.Load().cfg }, authority, tunnels.Own)
 	if err != nil {
 		return nil, err
 	}
 	records := accesslog.New(accesslog.Config{Log: log, Registerer: prefixed, Registries: label})
 	p.proxy = proxy.New(proxy.Config{
-		Intercept: cfg.Registries.Intercept, InterceptPlain: cfg.Registries.InterceptPlain,
+		Intercept: func(authority string) (oci.Registry, bool) { return a.live.Load().cfg.Registries.Intercept(authority) },
+		InterceptPlain: func(authority string) (oci.Registry, bool) {
+			return a.live.Load().cfg.Registries.InterceptPlain(authority)
+		},
 		Registry: registry.New(registry.Config{
 			Cache: p.cache, Upstream: client, HasCentral: client.Auth().HasCentralFor,
 			Trust: trust, Authorization: client.Auth().Authorization, Rules: func() registry.Rules { return a.live.Load().rules },
@@ -130,7 +137,7 @@ func (a *App) wire() (*parts, error) {
 		}),
 		Authority: authority, Dialer: tunnels, Upstream: client.Transport(), ClientToken: client.Auth().ClientToken,
 		Guard: func() proxy.Guard { return a.live.Load().guard }, Saw: trust.Saw,
-		DefaultRegistry: cfg.DefaultRegistry, MirrorAll: cfg.MirrorAll, ServerTLS: toOurselves,
+		Mirror: func() (oci.Registry, bool) { return a.live.Load().cfg.DefaultRegistry, a.live.Load().cfg.MirrorAll }, ServerTLS: toOurselves,
 		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),
 		AccessLog: records, Log: log.With("component", "proxy"), Registerer: prefixed,
 	})

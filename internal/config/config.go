@@ -185,6 +185,8 @@ type Config struct {
 	// as root (RUN_AS, nobody). Zero means that it stays who it is.
 	RunAs User
 
+	texts map[string]string // what each setting was given, by its name in the environment
+
 	// Notices is what must be said at start, a sentence each: nothing in there is wrong, all of it may surprise.
 	Notices []string
 }

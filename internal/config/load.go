@@ -65,7 +65,7 @@ type value struct {
 }
 
 func load(environ []string, sys system) (*Config, error) {
-	l := &loader{env: map[string]string{}, sys: sys, origin: map[string]value{}, cfg: &Config{Registries: newHostSet()}}
+	l := &loader{env: map[string]string{}, sys: sys, origin: map[string]value{}, cfg: &Config{Registries: newHostSet(), texts: map[string]string{}}}
 	for _, entry := range environ {
 		if name, value, found := strings.Cut(entry, "="); found {
 			l.env[name] = value // the last one counts, as for a process that is started so
@@ -103,6 +103,7 @@ func load(environ []string, sys system) (*Config, error) {
 func (l *loader) set(s setting) {
 	v := l.lookup(s)
 	l.origin[s.env] = v
+	l.cfg.texts[s.env] = v.text
 	if v.text == "" && !v.set {
 		return
 	}

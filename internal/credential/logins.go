@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,9 +30,16 @@ type Config struct {
 
 // Logins are the operator's. They are safe for concurrent use.
 type Logins struct {
+	log     *slog.Logger
+	report  *reporter
+	helpers *helpers
+	kept    atomic.Pointer[kept]
+}
+
+// kept is what entries say. It does not change.
+type kept struct {
 	entries []*entry
 	hosts   []oci.Registry
-	helpers *helpers
 }
 
 // New reads the files of cfg once. It runs no helper.
@@ -40,23 +48,35 @@ func New(cfg Config) *Logins {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	report := newReporter(cfg.Log, cfg.Registerer)
-	l := &Logins{helpers: newHelpers(cfg, report)}
-	for _, e := range cfg.Entries {
-		parsed, err := newEntry(e, report)
-		if err != nil {
-			cfg.Log.Error("login left out", "source", e.label(), "err", err)
-			continue
-		}
-		l.entries = append(l.entries, parsed)
-		if parsed.host != "" && !slices.Contains(l.hosts, parsed.host) {
-			l.hosts = append(l.hosts, parsed.host)
-		}
-	}
+	l := &Logins{log: cfg.Log, report: report, helpers: newHelpers(cfg, report)}
+	l.keep(cfg.Entries)
 	return l
 }
 
+// Replace has other entries count from now on. Files are read and helpers asked anew.
+func (l *Logins) Replace(entries []Entry) {
+	l.keep(entries)
+	l.helpers.forget()
+}
+
+func (l *Logins) keep(entries []Entry) {
+	k := &kept{}
+	for _, e := range entries {
+		parsed, err := newEntry(e, l.report)
+		if err != nil {
+			l.log.Error("login left out", "source", e.label(), "err", err)
+			continue
+		}
+		k.entries = append(k.entries, parsed)
+		if parsed.host != "" && !slices.Contains(k.hosts, parsed.host) {
+			k.hosts = append(k.hosts, parsed.host)
+		}
+	}
+	l.kept.Store(k)
+}
+
 // Hosts are those that entries name, registries and token services alike.
-func (l *Logins) Hosts() []oci.Registry { return l.hosts }
+func (l *Logins) Hosts() []oci.Registry { return l.kept.Load().hosts }
 
 // Has reports whether there is a login for the repository at the host. An entry that fails has one all the same. Where
 // a config.json leaves everything to a credential store, that is asked, which may take a moment the first time.
@@ -81,7 +101,7 @@ func (l *Logins) Login(ctx context.Context, host oci.Registry, repository string
 
 // Renew asks for a login again that was refused, and reports whether there is another one now.
 func (l *Logins) Renew(ctx context.Context, host oci.Registry, repository string, refused Login) (Login, bool) {
-	for _, e := range l.entries {
+	for _, e := range l.kept.Load().entries {
 		if e.covers(host, repository) {
 			e.reread()
 		}
@@ -92,7 +112,7 @@ func (l *Logins) Renew(ctx context.Context, host oci.Registry, repository string
 
 // Reload has every file read and every helper asked again before its next login.
 func (l *Logins) Reload() {
-	for _, e := range l.entries {
+	for _, e := range l.kept.Load().entries {
 		e.reread()
 	}
 	l.helpers.forget()
@@ -123,7 +143,7 @@ type candidate struct {
 // candidates are all places for the login, the closest first.
 func (l *Logins) candidates(host oci.Registry, repository string) []candidate {
 	var found []candidate
-	for _, e := range l.entries {
+	for _, e := range l.kept.Load().entries {
 		if e.covers(host, repository) {
 			found = e.candidates(found, host, repository)
 		}

@@ -72,13 +72,14 @@ func (p *Proxy) mirrored(r *http.Request) (mirrored, *oci.Error) {
 			return p.named(mirrored{prefix: host}, host, more)
 		}
 	}
-	return p.named(mirrored{}, string(p.cfg.DefaultRegistry), rest)
+	def, _ := p.cfg.Mirror()
+	return p.named(mirrored{}, string(def), rest)
 }
 
 // named fills in the registry and the path of m, if both are what may be asked for.
 func (p *Proxy) named(m mirrored, host, rest string) (mirrored, *oci.Error) {
 	reg, ok := p.cfg.Intercept(host)
-	if !ok && p.cfg.MirrorAll {
+	if _, all := p.cfg.Mirror(); !ok && all {
 		parsed, err := oci.ParseRegistry(host)
 		reg, ok = parsed, err == nil
 	}

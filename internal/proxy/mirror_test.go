@@ -84,7 +84,9 @@ func TestMirrorNames(t *testing.T) {
 
 func TestMirrorOfAllRegistries(t *testing.T) {
 	t.Parallel()
-	h := mirrorHouse(t, describe, func(cfg *proxy.Config) { cfg.MirrorAll, cfg.DefaultRegistry = true, "quay.io" })
+	h := mirrorHouse(t, describe, func(cfg *proxy.Config) {
+		cfg.Mirror = func() (oci.Registry, bool) { return "quay.io", true }
+	})
 	for path, want := range map[string]string{
 		"/v2/any.test/org/app/manifests/x":       "any.test /v2/org/app/manifests/x",
 		"/v2/org/app/manifests/x?ns=any.test:81": "any.test:81 /v2/org/app/manifests/x",

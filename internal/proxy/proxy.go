@@ -45,10 +45,9 @@ type Config struct {
 	InterceptPlain func(authority string) (oci.Registry, bool)
 	// Registry serves /v2/ and /v1/ of the registry that the request's context names.
 	Registry http.Handler
-	// DefaultRegistry is the one that a mirror request means which names none; empty means Docker Hub.
-	DefaultRegistry oci.Registry
-	// MirrorAll lets mirror requests name any registry, not only those that Intercept knows.
-	MirrorAll bool
+	// Mirror returns the registry that a mirror request means which names none, and whether mirror requests may name any
+	// registry, not only those that Intercept knows. Nil means Docker Hub, and no.
+	Mirror func() (def oci.Registry, all bool)
 	// ServerTLS is for clients that speak TLS to ourselves; nil means that none may.
 	ServerTLS *tls.Config
 	// Local serves our own pages.
@@ -113,8 +112,8 @@ func New(cfg Config) *Proxy {
 	if cfg.Guard == nil {
 		cfg.Guard = everybody
 	}
-	if cfg.DefaultRegistry == "" {
-		cfg.DefaultRegistry = oci.DockerHub
+	if cfg.Mirror == nil {
+		cfg.Mirror = func() (oci.Registry, bool) { return oci.DockerHub, false }
 	}
 	p := &Proxy{cfg: cfg, accepted: newHandover(), handed: newHandover(), metrics: newMetrics(cfg.Registerer)}
 	p.ctx, p.end = context.WithCancel(context.Background())

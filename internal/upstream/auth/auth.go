@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -61,7 +62,7 @@ type Config struct {
 type Authorizer struct {
 	cfg        Config
 	logins     Logins
-	loginHosts map[string]bool // those that are named with a login, without ports
+	loginHosts atomic.Pointer[map[string]bool] // those that are named with a login, without ports
 	// challenged holds what each registry last answered a request without credentials with.
 	challenged *lru[oci.Registry, []challenge]
 	tokens     *tokens
@@ -79,16 +80,21 @@ func New(cfg Config) *Authorizer {
 	a := &Authorizer{
 		cfg:        cfg,
 		logins:     cfg.Logins,
-		loginHosts: map[string]bool{},
 		challenged: newLRU[oci.Registry, []challenge](maxRegistries),
 		tokens:     newTokens(),
 		refusals:   newRefusals(cfg.Log, newMetrics(cfg)),
 	}
-	for _, host := range a.logins.Hosts() {
-		a.loginHosts[hostOf(host.Authority())] = true
-		a.loginHosts[hostOf(string(host))] = true // docker.io, whose authority is another
-	}
+	a.nameHosts()
 	return a
+}
+
+func (a *Authorizer) nameHosts() {
+	hosts := map[string]bool{}
+	for _, host := range a.logins.Hosts() {
+		hosts[hostOf(host.Authority())] = true
+		hosts[hostOf(string(host))] = true // docker.io, whose authority is another
+	}
+	a.loginHosts.Store(&hosts)
 }
 
 // HasCentral reports whether a configured login serves all of the registry: its own, or that of a token host paired with
@@ -123,6 +129,7 @@ func (a *Authorizer) current(ctx context.Context, reg oci.Registry, repository s
 
 // Reload has every login that was refused tried again. Logins are reloaded before.
 func (a *Authorizer) Reload() {
+	a.nameHosts()
 	a.refusals.forget()
 	a.tokens.forgetRefusals()
 }

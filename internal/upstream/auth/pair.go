@@ -77,7 +77,7 @@ func (a *Authorizer) paired(reg oci.Registry, host string) bool {
 
 // named reports whether the operator named the host anywhere.
 func (a *Authorizer) named(host string) bool {
-	return a.loginHosts[host] || a.cfg.Named != nil && a.cfg.Named(host)
+	return (*a.loginHosts.Load())[host] || a.cfg.Named != nil && a.cfg.Named(host)
 }
 
 // sameDomain reports whether two names lie under one registrable domain, by the public suffix list with its private
