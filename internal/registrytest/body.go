@@ -82,7 +82,12 @@ func (r *Registry) send(w http.ResponseWriter, req *http.Request, content []byte
 		content = bytes.Clone(content)
 		content[at-1] ^= 0xff
 	}
-	out := &spoiledWriter{ResponseWriter: w, body: body, wait: func() { r.wait(req, changed) }}
+	out := &spoiledWriter{ResponseWriter: w, body: body, wait: func() {
+		r.wait(req, changed)
+		if req.Context().Err() != nil { // the client is on its way out, but might still read what came now
+			panic(http.ErrAbortHandler)
+		}
+	}}
 	switch {
 	case body.Gzip:
 		sendGzip(out, req, content)
