@@ -140,8 +140,8 @@ func TestServeGreets(t *testing.T) {
 		"the authority's file":        "CA     " + file + "\n",
 		"the authority's fingerprint": "SHA-256 " + strings.ReplaceAll(fmt.Sprintf("% X", sha256.Sum256(block.Bytes)), " ", ":") + "\n",
 		"the cache's directory":       filepath.Join(dir, ".cache/container-registry-proxy") + ", 32g at most\n",
-		"a line for dockerd":          "\n  dockerd     curl -fsS " + address + "/setup/systemd | sudo bash\n",
-		"a line for containerd":       "\n  containerd  curl -fsS " + address + "/setup/systemd | sudo bash\n",
+		"a line for dockerd":          "\n  dockerd     curl -fsS " + address + "/setup/docker | sudo sh\n",
+		"a line for containerd":       "\n  containerd  curl -fsS " + address + "/setup/containerd | sudo sh\n",
 		"a line for podman":           "\n  podman      curl -fsS " + address + "/ca.crt -o ca.crt && HTTPS_PROXY=" + address + " ",
 	} {
 		if !strings.Contains(greeting, want) {

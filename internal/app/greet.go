@@ -33,8 +33,8 @@ func (a *App) greet(w io.Writer) {
          SHA-256 %s
 Next, on a client of this machine:
 `, a.front.Addr(), a.admin.Addr(), a.cfg.CacheDirectory, size(a.cfg.CacheMaxSize), certificate, a.parts.authority.Fingerprint())
-	fmt.Fprintf(w, `  dockerd     curl -fsS %[1]s/setup/systemd | sudo bash
-  containerd  curl -fsS %[1]s/setup/systemd | sudo bash
+	fmt.Fprintf(w, `  dockerd     curl -fsS %[1]s/setup/docker | sudo sh
+  containerd  curl -fsS %[1]s/setup/containerd | sudo sh
   podman      curl -fsS %[1]s/ca.crt -o ca.crt && HTTPS_PROXY=%[1]s SSL_CERT_FILE=$PWD/ca.crt podman pull docker.io/library/alpine
 Pull twice and watch the log: first "outcome":"miss", then "outcome":"hit".
 `, proxy)

@@ -30,6 +30,7 @@ import (
 	"container-registry-proxy/internal/setup"
 	"container-registry-proxy/internal/store/disk"
 	"container-registry-proxy/internal/upstream"
+	"container-registry-proxy/internal/via"
 )
 
 // parts is what runs.
@@ -96,7 +97,7 @@ func (a *App) wire() (*parts, error) {
 	p.logins = credential.New(credential.Config{
 		Entries: cfg.Credentials, Environ: os.Environ(), Log: log.With("component", "credential"), Registerer: prefixed,
 	})
-	asking.Logins = p.logins
+	asking.Logins, asking.Via = p.logins, via.New()
 	client := upstream.New(asking)
 	p.upstream = client
 	rules, err := freshness.NewRules(cfg.ManifestCache)
@@ -123,6 +124,7 @@ func (a *App) wire() (*parts, error) {
 	}
 	records := accesslog.New(accesslog.Config{Log: log, Registerer: prefixed, Registries: label})
 	p.proxy = proxy.New(proxy.Config{
+		Via:       asking.Via,
 		Intercept: func(authority string) (oci.Registry, bool) { return a.live.Load().cfg.Registries.Intercept(authority) },
 		InterceptPlain: func(authority string) (oci.Registry, bool) {
 			return a.live.Load().cfg.Registries.InterceptPlain(authority)

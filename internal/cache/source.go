@@ -16,6 +16,7 @@ import (
 	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
+	"container-registry-proxy/internal/via"
 )
 
 // maxRetryAfter bounds how long a fill waits because a registry asks for it.
@@ -28,6 +29,8 @@ type source struct {
 	path  oci.Path
 	// purpose is of whom began the fill. Others may join it.
 	purpose ratelimit.Purpose
+	// through is what the client's request has come through: a fill belongs to no client, and may yet be part of a loop.
+	through []string
 }
 
 func (s *source) Key() string {
@@ -48,7 +51,7 @@ func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, e
 	case start > 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", start))
 	}
-	resp, err := s.cache.askFor(ctx, s.grant, s.purpose, http.MethodGet, s.path, header)
+	resp, err := s.cache.askFor(via.NewContext(ctx, s.through), s.grant, s.purpose, http.MethodGet, s.path, header)
 	if errors.Is(err, ratelimit.ErrReserved) {
 		return nil, reservedError{err}
 	}

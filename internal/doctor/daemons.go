@@ -12,6 +12,9 @@ import (
 // shell has.
 var daemons = []string{"dockerd", "containerd", "crio", "buildkitd"}
 
+// scripts are the names by which the proxy serves what sets a daemon up.
+var scripts = map[string]string{"dockerd": "docker", "containerd": "containerd", "crio": "crio", "buildkitd": "buildkit"}
+
 // proxyTime is the proxy's clock, as of its answer.
 func (e *examination) proxyTime() time.Time { return e.date }
 
@@ -65,7 +68,7 @@ func (e *examination) uses(name string, environ map[string]string) Finding {
 	if files := e.mirrorFilesOf(name); len(files) > 0 {
 		return finding(Good, "%s names the proxy as a mirror", files[0])
 	}
-	return finding(Bad, "was started without HTTPS_PROXY, and knows no mirror: curl -fsS http://%s/setup/systemd | sudo sh", e.cfg.Proxy)
+	return finding(Bad, "was started without HTTPS_PROXY, and knows no mirror: curl -fsS http://%s/setup/%s | sudo sh", e.cfg.Proxy, scripts[name])
 }
 
 // untold finds out whether NO_PROXY leads a daemon past the proxy.
@@ -128,7 +131,7 @@ func (e *examination) mirrorFiles() []string {
 // mirrorPatterns are where clients read about mirrors.
 var mirrorPatterns = map[string][]string{
 	"dockerd":    {"etc/docker/daemon.json"},
-	"containerd": {"etc/containerd/certs.d/*/hosts.toml"},
+	"containerd": {"etc/containerd/certs.d/*/hosts.toml", "etc/rancher/k3s/registries.yaml"},
 	"crio":       {"etc/containers/registries.conf", "etc/containers/registries.conf.d/*.conf"},
 	"podman":     {"etc/containers/registries.conf", "etc/containers/registries.conf.d/*.conf"},
 	"buildkitd":  {"etc/buildkit/buildkitd.toml"},

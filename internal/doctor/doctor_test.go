@@ -192,7 +192,7 @@ func TestOneThingIsWrong(t *testing.T) {
 		{"few pulls are left", func(p *patient) { p.admin = strings.Replace(metrics, "} 80", "} 5", 1) }, "rate limit", doctor.Warning, "5 %"},
 		{"no pulls are left", func(p *patient) { p.admin = strings.Replace(metrics, "} 80", "} 0", 1) }, "rate limit", doctor.Bad, "docker.io"},
 		{"the disk is full", func(p *patient) { p.admin = strings.Replace(metrics, "degraded 0", "degraded 1", 1) }, "disk", doctor.Bad, "keeps nothing new"},
-		{"the daemon uses no proxy", func(p *patient) { p.daemon("dockerd", "PATH=/bin") }, "dockerd", doctor.Bad, "/setup/systemd"},
+		{"the daemon uses no proxy", func(p *patient) { p.daemon("dockerd", "PATH=/bin") }, "dockerd", doctor.Bad, "/setup/docker | sudo sh"},
 		{"the daemon uses another proxy", func(p *patient) {
 			p.daemon("containerd", "HTTPS_PROXY=http://user:secret@other.test:8080", "NO_PROXY=")
 		}, "containerd", doctor.Bad, "other.test:8080"},

@@ -23,6 +23,7 @@ import (
 	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/gather"
 	"container-registry-proxy/internal/oci"
+	"container-registry-proxy/internal/via"
 )
 
 // Authority has the certificates of intercepted hosts; it is package mitm.
@@ -63,6 +64,8 @@ type Config struct {
 	Guard func() Guard
 	// Saw is told whether an intercepted host has answered what was passed through; nil means that nobody is.
 	Saw func(host oci.Registry, answered bool)
+	// Via is what this proxy calls itself; what comes back to it is refused.
+	Via via.Name
 	// HTTP2 offers HTTP/2 on intercepted connections.
 	HTTP2      bool
 	Timeouts   Timeouts
@@ -122,7 +125,7 @@ func New(cfg Config) *Proxy {
 	p.outer.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return gather.NewContext(ctx, gatherer(c))
 	}
-	p.inner = p.newServer(cfg.AccessLog.Handler(p.bounded(http.HandlerFunc(p.intercepted))))
+	p.inner = p.newServer(cfg.AccessLog.Handler(p.bounded(p.loopless(http.HandlerFunc(p.intercepted)))))
 	p.inner.ConnContext = withInterception
 	p.inner.Protocols.SetHTTP2(cfg.HTTP2)
 	return p
@@ -188,5 +191,5 @@ func (p *Proxy) front(w http.ResponseWriter, r *http.Request) {
 		p.connect(w, r)
 		return
 	}
-	p.cfg.AccessLog.Handler(p.bounded(http.HandlerFunc(p.plain))).ServeHTTP(w, r)
+	p.cfg.AccessLog.Handler(p.bounded(p.loopless(http.HandlerFunc(p.plain)))).ServeHTTP(w, r)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -196,7 +197,8 @@ type passThrough struct{ t *transports }
 func (p passThrough) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	req = req.WithContext(ctx)
-	req.URL = p.t.plain(req.URL)
+	req.URL, req.Header = p.t.plain(req.URL), maps.Clone(req.Header)
+	p.t.cfg.Via.Mark(ctx, req.Header)
 	resp, err := p.t.roundTrip(req, false)
 	if err != nil {
 		cancel(err)

@@ -21,11 +21,14 @@ import (
 	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/secret"
 	"container-registry-proxy/internal/upstream/auth"
+	"container-registry-proxy/internal/via"
 )
 
 // Config says how registries are reached. Only Dialer is required. Functions that take a host are given it in lower
 // case, without port.
 type Config struct {
+	// Via is what this proxy calls itself in every request to a registry; empty is nothing.
+	Via via.Name
 	// Dialer opens every socket, and bounds each connect.
 	Dialer *dial.Dialer
 	// Logins finds the operator's logins; nil means those of Entries. See [auth.Config] for both.
@@ -291,6 +294,9 @@ func (c *Client) send(ctx context.Context, req *Request, u *url.URL, home bool, 
 	if err != nil {
 		cancel(err)
 		return nil, err
+	}
+	if home {
+		c.cfg.Via.Mark(ctx, httpReq.Header)
 	}
 	resp, err := c.transports.roundTrip(httpReq, c.insecure(req.Registry))
 	if err != nil {
