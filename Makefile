@@ -24,10 +24,10 @@ release:
 
 # Everything: formatting, vet, all tests with the race detector, and real clients against the program as it is built.
 test: check-fmt vet test-packages
-	scripts/go-test-race -timeout=10m
-	$(GO) test -timeout=10m -count=1 ./test/e2e/
-	$(GO) test -C deploy/check -timeout=10m ./kube
-	$(GO) test -C deploy/release -timeout=10m -count=1 .
+	scripts/go-test-race -timeout=30m
+	$(GO) test -timeout=30m -count=1 ./test/e2e/
+	$(GO) test -C deploy/check -timeout=30m ./kube
+	$(GO) test -C deploy/release -timeout=30m -count=1 .
 
 # The same, several times and in another order each, what takes long (LONG=1), and every fuzz target for FUZZTIME.
 test-long: check-fmt vet test-packages
