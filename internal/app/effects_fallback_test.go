@@ -52,8 +52,8 @@ func TestAFallbackStandsInForARegistryInTrouble(t *testing.T) {
 			p := newPair(t, outage)
 			p.pull(p.first, "app", "1").wantOutcomes(t, "MISS", "MISS")
 			p.wantDiscretion()
-			if n := p.metric("upstream_fallbacks_total", "registry", p.first.Host()); n < 4 {
-				t.Errorf("the metric counts %v requests that the fallback answered, want the manifest's and those of three blobs", n)
+			if n := p.metric("fallbacks_total"); n < 4 {
+				t.Errorf("the metric counts %v pulls that the fallback answered, want the manifest's and those of three blobs", n)
 			}
 			// What has a digest is not asked of a registry that has just been found in trouble. One that limits manifests may
 			// still give blobs, until it says otherwise.
@@ -136,5 +136,47 @@ func TestAFallbackHasItsOwnLogin(t *testing.T) {
 	}
 	if n := other.Count("GET", "/blobs/"); n == 0 || strings.Contains(h.log.String(), "canary") {
 		t.Errorf("%d blobs came from the fallback, want some; no log may show a login", n)
+	}
+}
+
+// A registry that is well again is asked at once for what its fallback lacks.
+func TestARegistryThatRestsIsAskedForWhatOnlyItHas(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, registrytest.Outage{Status: 503})
+	only := registrytest.Bytes(99, 10_000)
+	digest := p.first.PutBlob("app", only)
+	p.pull(p.first, "app", "1")
+	p.first.Set(func(f *registrytest.Faults) { f.Registry = registrytest.Outage{} })
+	if a := p.ask("GET", fmt.Sprintf("%s/v2/app/blobs/%s", p.first.URL(), digest)).expect(t, 200); string(a.body) != string(only) {
+		t.Errorf("got %d other bytes", len(a.body))
+	}
+}
+
+// What a fallback shows to everybody must not open what the registry shows to some: the same name may be somebody else's
+// there.
+func TestAFallbackOpensNothing(t *testing.T) {
+	t.Parallel()
+	world := registrytest.NewWorld(t)
+	first := registrytest.New(t, registrytest.Config{
+		World: world, Name: "first.test", Login: registrytest.Basic, Users: map[string]string{"owner": "secret", "thief": "secret"},
+		Private: map[string][]string{"app": {"owner"}},
+	})
+	other := registrytest.New(t, registrytest.Config{World: world, Name: "other.test"})
+	private := first.PushImage("app", "1", layers(1, 1, 1000)...)
+	evil := other.PushImage("app", "1", layers(2, 1, 1000)...) // the thief's
+	h := entry(t, world, "host: "+first.Host()+", fallback: ['"+other.Host()+"']")
+	h.pull(first, "app", string(private.Digest), "Authorization", login("owner", "secret"))
+	h.awaitStored(private)
+	for _, outage := range []registrytest.Outage{{Status: 429, RetryAfter: "1"}, {Status: 503}, {Down: true}} {
+		first.Set(func(f *registrytest.Faults) { f.Registry = outage })
+		for _, header := range [][]string{nil, {"Authorization", login("nobody", "junk")}, {"Authorization", login("thief", "secret")}} {
+			h.ask("GET", first.URL()+"/v2/app/manifests/"+string(evil.Digest), header...) // comes from the fallback, or not at all
+			for path, digest := range map[string]string{"manifests": string(private.Digest), "blobs": string(private.Layers[0].Digest)} {
+				a, err := do(h.http, request(t, "GET", fmt.Sprintf("%s/v2/app/%s/%s", first.URL(), path, digest), nil, header...))
+				if err == nil && a.status == 200 {
+					t.Errorf("%+v, %v: a stranger got what is private in %s", outage, header, path)
+				}
+			}
+		}
 	}
 }

@@ -83,7 +83,7 @@ func (w towards) hosts() (map[string]upstream.Host, error) {
 	hosts := map[string]upstream.Host{}
 	for _, u := range w.cfg.Upstreams {
 		host := upstream.Host{
-			Insecure: u.Insecure, Plain: u.PlainHTTP, Direct: u.Parent.None, ReadTimeout: u.ReadTimeout, Fallbacks: u.Fallbacks,
+			Insecure: u.Insecure, Plain: u.PlainHTTP, Direct: u.Parent.None, ReadTimeout: u.ReadTimeout, Replaceable: len(u.Fallbacks) > 0,
 		}
 		var err error
 		if u.CAFile != "" {
@@ -214,6 +214,12 @@ func (w towards) limits(authority string) upstream.Limits {
 		}
 	}
 	return l
+}
+
+// fallbacks are the registries that stand in for one.
+func (w towards) fallbacks(reg oci.Registry) []oci.Registry {
+	u, _ := w.cfg.Upstream(reg)
+	return u.Fallbacks
 }
 
 // connections is over how many a blob of a registry may be fetched, 0 where that is as for all.

@@ -115,7 +115,7 @@ func (a *App) wire() (*parts, error) {
 	trust := p.trust
 	p.cache = cache.New(cache.Config{
 		Store: p.store, Metadata: known, Access: trust, Registries: client, Freshness: rules, Pins: p.pins, Prefetch: cfg.Prefetch, GiveUp: cfg.GiveUp,
-		Fill: how.fills(), Connections: how.connections,
+		Fill: how.fills(), Connections: how.connections, Fallbacks: how.fallbacks,
 		Log: log.With("component", "cache"), Registerer: prefixed,
 	})
 	toOurselves, err := serverTLS(func() *config.Config { return a.live.Load().cfg }, authority, tunnels.Own)

@@ -21,6 +21,11 @@ import (
 // Blob returns a blob, filling it from upstream if it is not there. The content's body may follow a fill in progress.
 // Errors are the registry's [*upstream.Refusal], or that it cannot be reached.
 func (c *Cache) Blob(ctx context.Context, p Pull) (*Content, error) {
+	return c.orFallBack(ctx, p, c.blobOf)
+}
+
+// blobOf is Blob for one registry.
+func (c *Cache) blobOf(ctx context.Context, p Pull) (*Content, error) {
 	g := c.cfg.Access.Grant(ctx, p.Caller, p.Registry, p.Path)
 	if p.Background {
 		p.purpose = ratelimit.Background
@@ -169,7 +174,7 @@ func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, er
 // repository holds the digest. Where that word is not enough for what is cached, it is for what that registry itself is
 // delivering, and for what every client may have; any other caller has its registry deliver on its own.
 func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
-	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx)}, p.Want)
+	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx), insist: p.insist}, p.Want)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +263,7 @@ func sizeOf(resp *http.Response) int64 {
 
 // passage hands a blob on to one client.
 func (c *Cache) passage(ctx context.Context, p Pull, g access.Grant, why fill.Reason) (*Content, error) {
-	body, err := c.fills.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx)}, p.Want, why)
+	body, err := c.fills.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx), insist: p.insist}, p.Want, why)
 	if err != nil {
 		return nil, err
 	}

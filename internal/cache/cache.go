@@ -69,7 +69,9 @@ type Config struct {
 	// Connections is over how many a large blob of a registry may be fetched, where that registry has a value of its own;
 	// 0 means that it has none, and nil that no registry has.
 	Connections func(oci.Registry) int
-	Log         *slog.Logger
+	// Fallbacks are the registries that stand in for one, in the order to try them; nil means that none does.
+	Fallbacks func(oci.Registry) []oci.Registry
+	Log       *slog.Logger
 	// Registerer receives the metrics; nil means none are kept.
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -92,6 +94,7 @@ type Cache struct {
 	missing      *negatives
 	lists        *otter.Cache[listKey, keptList]
 	proved       prometheus.Counter
+	fallbacks    prometheus.Counter
 }
 
 // Pull is what a client asks for.
@@ -111,6 +114,7 @@ type Pull struct {
 	Background bool
 
 	purpose ratelimit.Purpose
+	insist  bool // see source
 }
 
 // New returns a cache over cfg.
@@ -135,6 +139,9 @@ func New(cfg Config) *Cache {
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
 	})
+	c.fallbacks = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "fallbacks_total", Help: "Pulls that a registry's fallback answered, because it was down or had had too many requests.",
+	})
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	fills := cfg.Fill
 	fills.Store, fills.Log, fills.Verified = cfg.Store, cfg.Log, c.delivered
@@ -146,7 +153,7 @@ func New(cfg Config) *Cache {
 		c.repin()
 	}
 	if fills.Registerer = cfg.Registerer; cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(c.proved)
+		cfg.Registerer.MustRegister(c.proved, c.fallbacks)
 	}
 	c.fills = fill.New(fills)
 	return c

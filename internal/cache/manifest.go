@@ -23,6 +23,11 @@ const maxManifest = 4 << 20
 // Manifest returns a manifest by tag or by digest. Errors are the registry's [*upstream.Refusal], or that it cannot be
 // reached and nothing cached will do.
 func (c *Cache) Manifest(ctx context.Context, p Pull) (*Content, error) {
+	return c.orFallBack(ctx, p, c.manifestOf)
+}
+
+// manifestOf is Manifest for one registry.
+func (c *Cache) manifestOf(ctx context.Context, p Pull) (*Content, error) {
 	g := c.cfg.Access.Grant(ctx, p.Caller, p.Registry, p.Path)
 	if p.Background {
 		p.purpose = ratelimit.Background

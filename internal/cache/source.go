@@ -31,6 +31,8 @@ type source struct {
 	purpose ratelimit.Purpose
 	// through is what the client's request has come through: a fill belongs to no client, and may yet be part of a loop.
 	through []string
+	// insist has a registry asked that is left alone because others stand in for it: they do not deliver.
+	insist bool
 }
 
 func (s *source) Key() string {
@@ -43,6 +45,9 @@ func (s *source) Origin() string { return string(s.grant.Registry) + " " + s.gra
 // Fetch asks the registry for the blob from start up to end. Its error is permanent where asking again would change
 // nothing.
 func (s *source) Fetch(ctx context.Context, start, end int64) (*fill.Delivery, error) {
+	if s.insist {
+		ctx = upstream.Insist(ctx)
+	}
 	header := http.Header{}
 	partial := start > 0 || end >= 0
 	switch {

@@ -201,9 +201,8 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 		if c.cfg.Access.Resting(q.Registry) {
 			return resolved{}, errResting
 		}
-		// The stale record is better than the word of a registry that stands in for this one.
 		var cancel context.CancelFunc
-		within, cancel = context.WithTimeoutCause(upstream.Alone(ctx), c.cfg.GiveUp, errHangs)
+		within, cancel = context.WithTimeoutCause(ctx, c.cfg.GiveUp, errHangs)
 		defer cancel()
 		asked.purpose = max(q.purpose, ratelimit.Revalidation)
 	}

@@ -18,7 +18,6 @@ type metrics struct {
 	bytes    *prometheus.CounterVec
 	retries  *prometheus.CounterVec
 	waits    *prometheus.CounterVec
-	others   *prometheus.CounterVec
 
 	// children holds the counters of each label set, resolved once.
 	children sync.Map // metricKey → prometheus.Counter
@@ -47,15 +46,11 @@ func newMetrics(cfg Config) *metrics {
 			Help: "Requests to registries that waited because their host is asked as much as it may be.",
 		}, []string{"registry"}),
 	}
-	m.others = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "upstream_fallbacks_total",
-		Help: "Requests that a registry's fallback answered in its stead, because it was down or had had too many requests.",
-	}, []string{"registry"})
 	if m.registry == nil {
 		m.registry = func(oci.Registry) string { return "other" }
 	}
 	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(m.requests, m.bytes, m.retries, m.waits, m.others)
+		cfg.Registerer.MustRegister(m.requests, m.bytes, m.retries, m.waits)
 	}
 	return m
 }
@@ -71,8 +66,6 @@ func (m *metrics) asked(reg oci.Registry, kind string, status int) {
 
 func (m *metrics) retried(reg oci.Registry) { m.retries.WithLabelValues(m.registry(reg)).Inc() }
 func (m *metrics) waited(reg oci.Registry)  { m.waits.WithLabelValues(m.registry(reg)).Inc() }
-
-func (m *metrics) fellBack(reg oci.Registry) { m.others.WithLabelValues(m.registry(reg)).Inc() }
 
 // received returns what counts the bytes of a registry's bodies.
 func (m *metrics) received(reg oci.Registry) func(int) {

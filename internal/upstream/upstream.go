@@ -135,10 +135,10 @@ const maxAnswers = 2
 // dialled; or they match the cause of ctx, or [ratelimit.ErrReserved]. While a registry is left alone after a 429 it
 // is not asked: the response is that 429 again.
 //
-// Where a registry that has fallbacks is down or has had too many requests, what it has is asked of them.
+// A replaceable registry that was down is not asked for what has a digest, for a while.
 func (c *Client) Do(ctx context.Context, req Request) (*http.Response, error) {
-	if others := c.fallbacks(ctx, &req); len(others) > 0 {
-		return c.doOrFallBack(ctx, req, others)
+	if c.replaceable(&req) {
+		return c.inTime(ctx, req)
 	}
 	return c.one(ctx, req)
 }

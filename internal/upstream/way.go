@@ -34,8 +34,9 @@ type Host struct {
 	Dialer *dial.Dialer
 	// ReadTimeout stands for Config.ReadTimeout; 0 means that.
 	ReadTimeout time.Duration
-	// Fallbacks are asked, in this order, while the registry is down or has had too many requests.
-	Fallbacks []oci.Registry
+	// Replaceable says that the caller knows others who may answer for the registry: it is not waited for as long as
+	// others, and rests after it was down.
+	Replaceable bool
 }
 
 // Parent is a proxy that we go through ourselves.
