@@ -113,6 +113,7 @@ func (a *App) Serve(ctx context.Context) error {
 	g.Go(func() error { return a.parts.store.Run(running) })
 	g.Go(func() error { return a.parts.authority.Run(running) })
 	g.Go(func() error { return a.parts.trust.Run(running) })
+	g.Go(func() error { return a.sweep(running) })
 	for _, list := range a.cfg.Warm {
 		g.Go(func() error { return keepWarm(running, a.parts.cache, list, a.log.With("component", "warm")) })
 	}

@@ -45,6 +45,7 @@ type parts struct {
 	authority *mitm.Authority
 	own       *ownAddresses
 	pins      *cache.Pins
+	known     *metadata.Metadata
 }
 
 // wire builds the parts from the bottom up. It is long because it is straight: one line of thought, no decisions but
@@ -105,6 +106,7 @@ func (a *App) wire() (*parts, error) {
 		return nil, err
 	}
 	known := metadata.New(p.store.DB())
+	p.known = known
 	p.trust = access.New(access.Config{
 		Registries: client, Metadata: known, HasCentral: client.Auth().HasCentralFor, Refused: client.Auth().Refused,
 		OwnFirst: func() bool { return a.live.Load().rules.OwnFirst }, Realms: client.Auth().Realms, Hasher: hasher(cfg, log),

@@ -29,6 +29,7 @@ const password = "p:ss word;%s"
 //	1  the cache is cold: everything is a miss
 //	2  the cache is warm: the registry is asked for no blob
 //	3  the proxy was restarted: the same
+//	4  one registry cannot be had, in several ways: the same
 func scenario(t *testing.T, newClient func(t *testing.T, w way) client) {
 	t.Helper()
 	world := registrytest.NewWorld(t)
@@ -52,7 +53,7 @@ func scenario(t *testing.T, newClient func(t *testing.T, w way) client) {
 			entries = append(entries, o.host+"|||"+user+"|||"+password)
 		}
 	}
-	p := startProxy(t, world, "REGISTRIES="+strings.Join(registries, " "), "ALLOWED_NETWORKS=127.0.0.0/8",
+	p := startProxy(t, world, "REGISTRIES="+strings.Join(registries, " "), "ALLOWED_NETWORKS=127.0.0.0/8", "UPSTREAM_GIVE_UP=1s",
 		"AUTH_REGISTRIES_DELIMITER=;;;", "AUTH_REGISTRY_DELIMITER=|||", "AUTH_REGISTRIES="+strings.Join(entries, ";;;"))
 	fake.Forget()
 	c := newClient(t, p.way())
@@ -68,6 +69,8 @@ func scenario(t *testing.T, newClient func(t *testing.T, w way) client) {
 			wantMarkedHit(t, p, o)
 		})
 	}
+	logged += p.daemon.text()
+	t.Run("while "+token.host+" cannot be had", func(t *testing.T) { pullDuringOutages(t, c, p, token, fake) })
 	wantLoginsKept(t, fake, logged+p.daemon.text())
 }
 
