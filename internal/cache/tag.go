@@ -38,6 +38,7 @@ func (c *Cache) tag(ctx context.Context, p Pull, g access.Grant) (*Content, erro
 
 func (c *Cache) answer(ctx context.Context, q *question) (*Content, error) {
 	rec, known := c.cfg.Metadata.Tag(q.key)
+	q.seen = rec.ValidatedAt
 	r, err := resolved{desc: rec.Descriptor, outcome: Hit}, error(nil)
 	age, unasked := rec.Age(c.cfg.Now()), known && !q.NoCache
 	switch {
@@ -88,7 +89,7 @@ type question struct {
 	grant  access.Grant
 	key    metadata.TagKey
 	again  bool      // what is known of the tag leads nowhere
-	asked  time.Time // when the caller came
+	seen   time.Time // when the record that the caller found was validated; zero if there was none
 	pushes uint64    // what had been pushed by then
 }
 
@@ -102,7 +103,7 @@ type resolved struct {
 // resolve asks upstream what the tag means, once for all concurrent callers under grants of a kind and with the same
 // Accept. What was asked before a push is not joined after it.
 func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved, error) {
-	q.asked, q.pushes = c.cfg.Now(), c.cfg.Metadata.Pushes()
+	q.pushes = c.cfg.Metadata.Pushes()
 	if refusal := c.missing.get(q.grant, q.Path, q.pushes); refusal != nil && !q.NoCache {
 		return resolved{}, refusal
 	}
@@ -138,12 +139,13 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 // is served stale.
 func (c *Cache) find(ctx context.Context, q *question) (resolved, error) {
 	rec, known := c.cfg.Metadata.Tag(q.key)
+	if known && !q.again && rec.ValidatedAt.After(q.seen) { // by those who asked just before
+		return resolved{desc: rec.Descriptor, outcome: Revalidated}, nil
+	}
 	if !known && !q.again {
 		rec, known = c.sibling(q)
 	}
 	switch {
-	case known && !q.again && rec.ValidatedAt.After(q.asked): // by those who asked just before
-		return resolved{desc: rec.Descriptor, outcome: Revalidated}, nil
 	case q.again, !known && !q.Head:
 		return c.fetchTag(ctx, q)
 	case !known:

@@ -208,11 +208,14 @@ func (x *fill) resumed(size int64, have []store.Extent) {
 	x.size, x.have = size, append(store.Extents{}, have...)
 }
 
-// missing is what a waiter wants first and is not there.
+// missing is what a waiter wants first and is not there, up to the next bytes that are.
 func (x *fill) missing(want store.Extent) (store.Extent, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	want.Start = x.have.End(want.Start)
+	if next := x.have.Next(want.Start); next >= 0 && (want.End < 0 || next < want.End) {
+		want.End = next
+	}
 	there := x.size >= 0 && want.Start >= x.size || want.End >= 0 && want.Start >= want.End
 	return want, !there
 }
