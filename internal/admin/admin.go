@@ -20,6 +20,8 @@ type Config struct {
 	Gatherer prometheus.Gatherer
 	// Ready says why the proxy should get no clients, or nothing; nil means always ready.
 	Ready func() error
+	// Degraded says what the proxy does without at present, although it serves its clients; nil or empty means nothing.
+	Degraded func() string
 	// Listen is the address of the listener (ADMIN_LISTEN); requests that name its host are answered.
 	Listen string
 	// Hosts are further host names, without ports, under which the operator reaches the listener.
@@ -34,10 +36,13 @@ func New(cfg Config) http.Handler {
 	if cfg.Ready == nil {
 		cfg.Ready = func() error { return nil }
 	}
+	if cfg.Degraded == nil {
+		cfg.Degraded = func() string { return "" }
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeState(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { writeState(w, cfg.Ready()) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeState(w, "", nil) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { writeState(w, cfg.Degraded(), cfg.Ready()) })
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -46,16 +51,19 @@ func New(cfg Config) http.Handler {
 	return guard(cfg, http.NewCrossOriginProtection().Handler(mux))
 }
 
-// writeState answers {"status":"ok"}, or 503 and the reason.
-func writeState(w http.ResponseWriter, problem error) {
+// writeState answers {"status":"ok"}, "degraded" and why, or 503 and the reason.
+func writeState(w http.ResponseWriter, degraded string, problem error) {
 	state := struct {
 		Status string `json:"status"`
 		Reason string `json:"reason,omitempty"`
 	}{Status: "ok"}
 	status := http.StatusOK
-	if problem != nil {
+	switch {
+	case problem != nil:
 		state.Status, state.Reason = "unavailable", problem.Error()
 		status = http.StatusServiceUnavailable
+	case degraded != "":
+		state.Status, state.Reason = "degraded", degraded
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

@@ -54,6 +54,19 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// What goes without its cache still serves its clients: to take it out of service would help nobody.
+func TestDegradedIsReady(t *testing.T) {
+	t.Parallel()
+	reason := "no space left on device"
+	h := New(Config{Degraded: func() string { return reason }})
+	for _, want := range []string{`{"status":"degraded","reason":"no space left on device"}`, `{"status":"ok"}`} {
+		if w := ask(t, h, http.MethodGet, "localhost:3129", "/readyz"); w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != want {
+			t.Errorf("GET /readyz = %d %s, want 200 %s", w.Code, w.Body, want)
+		}
+		reason = ""
+	}
+}
+
 func TestNotReadySaysWhy(t *testing.T) {
 	t.Parallel()
 	h := New(Config{Ready: func() error { return errors.New(`disk "full"`) }})

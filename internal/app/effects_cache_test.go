@@ -111,6 +111,9 @@ func effectMinFree(t *testing.T) {
 	if got := h.metric("store_degraded"); got != 1 {
 		t.Errorf("store_degraded = %v, want 1", got)
 	}
+	if a := h.operator("/readyz"); a.status != 200 || !strings.Contains(string(a.body), "degraded") {
+		t.Errorf("/readyz: %d %s, want 200 and that it is degraded", a.status, a.body)
+	}
 }
 
 // effectInactiveTime: what nobody asks for goes, after its time and not before. CACHE_INACTIVE has no say beside it.

@@ -145,7 +145,10 @@ func (a *App) wire() (*parts, error) {
 		HTTP2: cfg.HTTP2, Timeouts: clientTimeouts(cfg.Timeouts),
 		AccessLog: records, Log: log.With("component", "proxy"), Registerer: prefixed,
 	})
-	p.admin = admin.New(admin.Config{Gatherer: metrics, Ready: a.ready, Listen: cfg.AdminListen})
+	p.admin = admin.New(admin.Config{
+		Gatherer: metrics, Ready: a.ready, Listen: cfg.AdminListen,
+		Degraded: func() string { return p.store.Usage().Degraded },
+	})
 	return p, nil
 }
 
