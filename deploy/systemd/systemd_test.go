@@ -43,7 +43,9 @@ func installed(t *testing.T) string {
 	for _, unit := range []string{service, socket} {
 		copyFile(t, unit, filepath.Join(units, unit), 0o644)
 	}
-	copyFile(t, "/bin/true", filepath.Join(root, "usr/bin/container-registry-proxy"), 0o755)
+	for _, program := range []string{"usr/bin/container-registry-proxy", "bin/kill"} { // that the unit names
+		copyFile(t, "/bin/true", filepath.Join(root, program), 0o755)
+	}
 	return root
 }
 
