@@ -261,6 +261,8 @@ func (a *attack) stages(t *testing.T, try func(when string)) {
 	a.owner.Set(func(f *registrytest.Faults) { f.Body = registrytest.Body{} })
 	a.house = a.plan.build(t)
 	try("left in staging")
+	// Whoever joins a download that turns out to be a lie is cut off with it, and asks again.
+	eventually(t, "what the attacker began has ended", func() bool { return a.cache.Fills() == 0 })
 	a.get(a.owner, path, basic).is(t, 200, a.secret)
 	eventually(t, "it is committed", func() bool { return a.cache.Fills() == 0 })
 	try("cached")
