@@ -67,6 +67,9 @@ func scenario(t *testing.T, newClient func(t *testing.T, w way) client) {
 			pullOnce(t, c, o)
 			wantNoBlobs(t, p, o, asked, 0)
 			wantMarkedHit(t, p, o)
+			if o.host != token.host { // which is pulled on below
+				c.wipe(t, o.reference())
+			}
 		})
 	}
 	logged += p.daemon.text()
