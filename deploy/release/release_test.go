@@ -128,6 +128,13 @@ func wantArchive(t *testing.T, name string, content []byte) {
 			t.Errorf("%s has no %s", name, want)
 		}
 	}
+	root, err := os.Getwd() // releases has gone there
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(files[build.Name], []byte(filepath.Join(root, "internal")+"/")) {
+		t.Errorf("%s: the program holds a path of this machine", name)
+	}
 	if !strings.Contains(name, "linux_"+runtime.GOARCH) {
 		return
 	}
