@@ -104,7 +104,7 @@ func (w towards) hosts() (map[string]upstream.Host, error) {
 	return hosts, nil
 }
 
-// certificate returns what shows a client certificate: the one that its files hold now, or held last where they cannot
+// clientCertificate returns what shows a client certificate: the one that its files hold now, or held last where they cannot
 // be read any more.
 func (w towards) clientCertificate(certFile, keyFile string) (func() (*tls.Certificate, error), error) {
 	last, err := tls.LoadX509KeyPair(certFile, keyFile)

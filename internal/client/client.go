@@ -86,9 +86,12 @@ func (g *Guard) Admit(r *http.Request) (Who, *Denial) {
 	return who, &Denial{http.StatusProxyAuthRequired, "the proxy wants a user and a password in Proxy-Authorization (CLIENT_USERS_FILE): for example HTTPS_PROXY=http://user:password@proxy:3128"}
 }
 
+// Unruled reports whether every client that is admitted may pull everything.
+func (g *Guard) Unruled() bool { return len(g.cfg.Rules) == 0 }
+
 // May reports whether a client may pull from a repository, or ask the registry for what is in none if that is empty.
 func (g *Guard) May(who Who, reg oci.Registry, repository string) bool {
-	if len(g.cfg.Rules) == 0 {
+	if g.Unruled() {
 		return true
 	}
 	for _, rule := range g.cfg.Rules {

@@ -47,6 +47,8 @@ func TestParsePathRefuses(t *testing.T) {
 		"/v2/" + strings.Repeat("a", 256) + "/manifests/x", "/v2/a/blobs/latest", "/v2/a/blobs/sha256:abc",
 		"/v2/a/blobs/sha256:" + strings.Repeat("g", 64), "/v2/a/blobs/" + strings.ToUpper(someDigest), "/v2/a/blobs/md5:d41d8cd98f00b204e9800998ecf8427e",
 		"/v2/a/manifests/" + someDigest + "/x", "/v2/a/blobs/sha256:../../../../etc/passwd", `/v2/a\b/manifests/x`, "/v2/ä/manifests/x",
+		"/v2/a/blobs/uploads/%2e%2e/%2e%2e/b/manifests/x", "/v2/a/blobs/uploads/x%2F..%2F..%2Fb", "/v2/a/blobs/uploads/x%5C..%5Cb",
+		"/v2/a/blobs/uploads/%zz", "/v2/a%2Fb/blobs/uploads/%3D", "/v2/A/blobs/uploads/%3D",
 	} {
 		p, err := ParsePath(path)
 		var wire *Error
@@ -84,6 +86,7 @@ func FuzzParsePath(f *testing.F) {
 	f.Add("/v2/library/alpine/manifests/latest")
 	f.Add("/v2/a/blobs/" + someDigest)
 	f.Add("/v2/a/blobs/uploads/x")
+	f.Add("/v2/a/blobs/uploads/x%2Fy%3D%3D")
 	f.Fuzz(func(t *testing.T, path string) {
 		p, err := ParsePath(path)
 		if err != nil {

@@ -2,6 +2,8 @@ package oci
 
 import (
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -40,13 +42,17 @@ const (
 )
 
 // ParsePath parses the escaped path of a request. The grammar needs no escapes, so a path that has any, or a dot
-// segment, a doubled slash or any other second spelling, is refused: one thing has one path. Errors are [*Error].
+// segment, a doubled slash or any other second spelling, is refused: one thing has one path. The session of an upload
+// alone is the registry's own word, and stays as it is spelled. Errors are [*Error].
 func ParsePath(escaped string) (Path, error) {
 	rest, ok := strings.CutPrefix(escaped, "/v2")
 	if !ok || (rest != "" && rest[0] != '/') {
 		return Path{}, &Error{Code: CodeUnsupported, HTTPStatus: 404, Message: "no such path: the registry API is below /v2/"}
 	}
 	rest = strings.TrimPrefix(rest, "/")
+	if name, session, ok := strings.Cut(rest, "/blobs/uploads/"); ok && strings.Contains(session, "%") && opaque(session) {
+		return withRepository(Path{Kind: KindUpload, Session: session}, name)
+	}
 	if strings.Contains(rest, "%") {
 		return Path{}, &Error{Code: CodeNameInvalid, Message: "path has percent escapes, which no repository, tag or digest needs"}
 	}
@@ -75,6 +81,14 @@ func ParsePath(escaped string) (Path, error) {
 		}
 	}
 	return Path{}, &Error{Code: CodeUnsupported, HTTPStatus: 404, Message: "no such endpoint: want /v2/<name>/manifests/<tag or digest> or /v2/<name>/blobs/<digest>"}
+}
+
+// opaque reports whether a session leads nowhere else, in whichever way a server reads its escapes.
+func opaque(session string) bool {
+	decoded, err := url.PathUnescape(session)
+	return err == nil && !slices.ContainsFunc(strings.FieldsFunc(decoded, func(r rune) bool { return r == '/' || r == '\\' }), func(segment string) bool {
+		return segment == "." || segment == ".."
+	})
 }
 
 func withRepository(p Path, name string) (Path, error) {

@@ -39,16 +39,15 @@ func (p *Proxy) connect(w http.ResponseWriter, r *http.Request) {
 		p.refuse(w, r, rec, denial.Status, denial.Text)
 		return
 	}
-	r = withWho(r, who)
 	if reg, ok := p.cfg.Intercept(authority); ok {
-		p.intercept(w, r, rec, reg)
+		p.intercept(w, r, rec, reg, who)
 		return
 	}
 	p.tunnel(w, r, rec)
 }
 
 // intercept terminates TLS as the registry and hands the connection to the inner server.
-func (p *Proxy) intercept(w http.ResponseWriter, r *http.Request, rec *accesslog.Record, reg oci.Registry) {
+func (p *Proxy) intercept(w http.ResponseWriter, r *http.Request, rec *accesslog.Record, reg oci.Registry, who client.Who) {
 	target := newTarget("https", r.URL.Host)
 	conn, err := hijack(w)
 	if err != nil {
@@ -59,7 +58,7 @@ func (p *Proxy) intercept(w http.ResponseWriter, r *http.Request, rec *accesslog
 		return
 	}
 	defer p.held.remove(conn)
-	c, err := p.handshake(&clientConn{Conn: conn, registry: reg, target: target, who: admitted(r)})
+	c, err := p.handshake(&clientConn{Conn: conn, registry: reg, target: target, who: who})
 	if err != nil {
 		p.metrics.handshakeFailures.Inc()
 		rec.Kind, rec.Status, rec.Err = accesslog.KindTunnel, accesslog.StatusClientGone, handshakeText(err)

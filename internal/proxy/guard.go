@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"container-registry-proxy/internal/client"
 	"container-registry-proxy/internal/oci"
@@ -12,13 +11,16 @@ import (
 // Guard says who may use the proxy; it is package client.
 type Guard interface {
 	Admit(r *http.Request) (client.Who, *client.Denial)
+	// Unruled says that May is always true: what a request is about need not be found out.
+	Unruled() bool
 	May(who client.Who, reg oci.Registry, repository string) bool
 }
 
 type whoKey struct{}
 
-func withWho(r *http.Request, who client.Who) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), whoKey{}, who))
+// withWho returns a context of requests of a client that is admitted.
+func withWho(ctx context.Context, who client.Who) context.Context {
+	return context.WithValue(ctx, whoKey{}, who)
 }
 
 // admitted is the client behind a request, once it is admitted.
@@ -31,7 +33,7 @@ func admitted(r *http.Request) client.Who {
 func (p *Proxy) admit(w http.ResponseWriter, r *http.Request) (*http.Request, bool) {
 	who, denial := p.cfg.Guard().Admit(r)
 	if denial == nil {
-		return withWho(r, who), true
+		return r.WithContext(withWho(r.Context(), who)), true
 	}
 	challenge(w, denial)
 	writeError(w, r, denial.Status, oci.CodeDenied, denial.Text)
@@ -49,6 +51,9 @@ func challenge(w http.ResponseWriter, denial *client.Denial) {
 // whatever there is at the registry or here.
 func (p *Proxy) permit(w http.ResponseWriter, r *http.Request, reg oci.Registry) bool {
 	guard, who := p.cfg.Guard(), admitted(r)
+	if guard.Unruled() {
+		return true
+	}
 	may := true
 	for _, repository := range repositories(r) {
 		may = may && guard.May(who, reg, repository)
@@ -62,12 +67,7 @@ func (p *Proxy) permit(w http.ResponseWriter, r *http.Request, reg oci.Registry)
 // repositories are those that a request to a registry is about: one, or two where a push takes a blob of another. An
 // empty one stands for none, a star for all.
 func repositories(r *http.Request) []string {
-	path := r.URL.EscapedPath()
-	p, err := oci.ParsePath(path)
-	const uploads = "/blobs/uploads/"
-	if before, _, found := strings.Cut(path, uploads); err != nil && found { // the session is the registry's word
-		p, err = oci.ParsePath(before + uploads)
-	}
+	p, err := oci.ParsePath(r.URL.EscapedPath())
 	switch {
 	case err != nil:
 		return []string{""} // it leads nowhere

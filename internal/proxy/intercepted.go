@@ -23,7 +23,7 @@ type interceptionKey struct{}
 // withInterception gives the requests of an intercepted connection what is known of it.
 func withInterception(ctx context.Context, c net.Conn) context.Context {
 	conn := c.(*tls.Conn).NetConn().(*clientConn)
-	ctx = context.WithValue(ctx, interceptionKey{}, conn)
+	ctx = withWho(context.WithValue(ctx, interceptionKey{}, conn), conn.who)
 	if _, twice := conn.Conn.(*rawConn).Conn.(*tls.Conn); twice {
 		return ctx
 	}
@@ -41,7 +41,7 @@ func (p *Proxy) intercepted(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, http.StatusMisdirectedRequest, oci.CodeUnsupported, "this connection was opened for "+conn.target.String()+": ask for another host on a connection of its own")
 		return
 	}
-	p.serve(w, withWho(r, conn.who), conn.registry, conn.target)
+	p.serve(w, r, conn.registry, conn.target)
 }
 
 // serve answers a request to a host of ours: what belongs to the registry API goes there, the rest is passed through.

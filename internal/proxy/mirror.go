@@ -39,10 +39,12 @@ func (p *Proxy) mirror(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	inner := r.Clone(oci.NewContext(r.Context(), m.registry))
-	inner.URL.Path, inner.URL.RawPath = m.path.String(), ""
-	query := inner.URL.Query()
-	query.Del("ns")
-	inner.URL.RawQuery = query.Encode()
+	inner.URL.RawPath = m.path.String()
+	inner.URL.Path, _ = url.PathUnescape(inner.URL.RawPath) // it came out of an escaped path
+	if query := inner.URL.Query(); query.Has("ns") {
+		query.Del("ns")
+		inner.URL.RawQuery = query.Encode()
+	}
 	if r.TLS == nil {
 		inner.Header.Del("Authorization")
 	}

@@ -55,6 +55,7 @@ func TestMirrorNames(t *testing.T) {
 		{"/v2", 200, "{}"},
 		// containerd
 		{"/v2/library/alpine/manifests/3?ns=docker.io", 200, "docker.io /v2/library/alpine/manifests/3"},
+		{"/v2/quay.io/org/app/blobs/uploads/a%2Fb%3D?_state=x%20y;z=1", 200, "quay.io /v2/org/app/blobs/uploads/a%2Fb%3D?_state=x%20y;z=1"},
 		{"/v2/org/app/tags/list?n=5&ns=registry.test:5000", 200, "registry.test:5000 /v2/org/app/tags/list?n=5"},
 		{"/v2/quay.io/app/manifests/3?ns=docker.io", 200, "docker.io /v2/quay.io/app/manifests/3"}, // ns wins
 		// podman, CRI-O, docker pull proxy:3128/quay.io/org/app

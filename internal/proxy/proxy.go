@@ -121,7 +121,7 @@ func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, accepted: newHandover(), handed: newHandover(), metrics: newMetrics(cfg.Registerer)}
 	p.ctx, p.end = context.WithCancel(context.Background())
 	p.rest = p.newRest()
-	p.outer = p.newServer(http.HandlerFunc(p.front))
+	p.outer = p.newServer(p.front(cfg.AccessLog.Handler(p.bounded(p.loopless(http.HandlerFunc(p.plain))))))
 	p.outer.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return gather.NewContext(ctx, gatherer(c))
 	}
@@ -186,10 +186,12 @@ func ended(s *http.Server, err error) error {
 
 // front sorts a request by its form. A CONNECT never reaches a mux or the access log's handler: what becomes of it is
 // recorded where it is known.
-func (p *Proxy) front(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect {
-		p.connect(w, r)
-		return
-	}
-	p.cfg.AccessLog.Handler(p.bounded(p.loopless(http.HandlerFunc(p.plain)))).ServeHTTP(w, r)
+func (p *Proxy) front(plain http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect {
+			p.connect(w, r)
+			return
+		}
+		plain.ServeHTTP(w, r)
+	})
 }

@@ -189,7 +189,7 @@ func codeFor(r *http.Request, status int) string {
 	case http.StatusForbidden:
 		return oci.CodeDenied
 	case http.StatusNotFound:
-		p, _ := parsePath(r.URL.EscapedPath()) // it was parsed before
+		p, _ := oci.ParsePath(r.URL.EscapedPath()) // it was parsed before
 		switch p.Kind {
 		case oci.KindManifest:
 			return oci.CodeManifestUnknown

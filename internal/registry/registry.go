@@ -114,7 +114,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 		rec.Kind = "v1"
 		return &oci.Error{Code: oci.CodeUnsupported, HTTPStatus: http.StatusNotFound, Message: "the v1 registry API is not served: the image does not exist upstream, or a login for the registry is needed (AUTH_REGISTRIES)"}
 	}
-	p, err := parsePath(escaped)
+	p, err := oci.ParsePath(escaped)
 	if err != nil {
 		return err
 	}
@@ -139,19 +139,6 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) error {
 func notAllowed(w http.ResponseWriter, text string) error {
 	w.Header().Set("Allow", "GET, HEAD")
 	return &oci.Error{Code: oci.CodeUnsupported, HTTPStatus: http.StatusMethodNotAllowed, Message: text}
-}
-
-// parsePath is [oci.ParsePath], but for the session of an upload: that is the registry's word, opaque and passed as it
-// came, percent escapes and slashes with it.
-func parsePath(escaped string) (oci.Path, error) {
-	const uploads = "/blobs/uploads/"
-	i := strings.Index(escaped, uploads)
-	if i < 0 || !strings.Contains(escaped[i:], "%") {
-		return oci.ParsePath(escaped)
-	}
-	p, err := oci.ParsePath(escaped[:i+len(uploads)])
-	p.Session = escaped[i+len(uploads):]
-	return p, err
 }
 
 // caller is who asks, as far as the request says. An empty Basic login counts as none.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"container-registry-proxy/internal/oci"
@@ -48,12 +47,10 @@ func (c *Client) limited(ctx context.Context, req *Request, send func() (*http.R
 
 // limitKind is what the request is counted as.
 func (r *Request) limitKind() ratelimit.Kind {
-	path, _, _ := strings.Cut(r.Path, "?")
-	p, err := oci.ParsePath(path)
-	switch {
-	case err == nil && p.Kind == oci.KindBlob:
+	switch kind := r.path().Kind; {
+	case kind == oci.KindBlob:
 		return ratelimit.Blob
-	case err != nil || p.Kind != oci.KindManifest:
+	case kind != oci.KindManifest:
 		return ratelimit.Other
 	case r.Method == http.MethodHead:
 		return ratelimit.Head

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -41,16 +40,6 @@ func (c *Client) replaceable(req *Request) bool {
 	}
 	kind := req.path().Kind
 	return kind == oci.KindBlob || kind == oci.KindManifest
-}
-
-// path is what the request asks for, as far as it can be told.
-func (r *Request) path() oci.Path {
-	path, _, _ := strings.Cut(r.Path, "?")
-	p, err := oci.ParsePath(path)
-	if err != nil {
-		return oci.Path{}
-	}
-	return p
 }
 
 // inTime is one, given up where no answer begins within replaceablePatience, and not even tried where the registry was

@@ -49,12 +49,20 @@ func (r *Request) scope() auth.Scope {
 	if r.Scope != "" {
 		return r.Scope
 	}
+	if repository := r.path().Repository; repository != "" {
+		return auth.PullScope(repository)
+	}
+	return ""
+}
+
+// path is what the request asks for, as far as it can be told.
+func (r *Request) path() oci.Path {
 	path, _, _ := strings.Cut(r.Path, "?")
 	p, err := oci.ParsePath(path)
-	if err != nil || p.Repository == "" {
-		return ""
+	if err != nil {
+		return oci.Path{}
 	}
-	return auth.PullScope(p.Repository)
+	return p
 }
 
 // url is where the request goes first.
