@@ -71,6 +71,10 @@ func (n *network) dial(ctx context.Context, kind, address string) (net.Conn, err
 	return r.conn, r.err
 }
 
+// The process's first thread never ends, and is what /proc/self tells of: stay must not get it. What holds it from now on
+// is the goroutine of TestMain.
+func init() { runtime.LockOSThread() }
+
 // stay moves the calling goroutine into this network, for good: its thread ends with it.
 func (n *network) stay() error {
 	runtime.LockOSThread()
