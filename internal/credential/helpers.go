@@ -18,7 +18,8 @@ const (
 	keepFor = 5 * time.Minute
 	// coolDown is how long a helper that failed, or had nothing, is not asked the same again.
 	coolDown = 30 * time.Second
-	// renewEvery bounds how often a helper is asked again for a login that is refused.
+	// renewEvery bounds how often a helper is asked again for logins that are refused. The first time it is asked at once,
+	// however young its answer is: a login may be replaced at any moment.
 	renewEvery = 10 * time.Second
 	// maxRuns bounds the helpers that run at one time: some are interpreters of 100 MiB.
 	maxRuns = 4
@@ -46,6 +47,8 @@ type answer struct {
 	held  bool  // there is a login
 	err   error // of the last run
 	asked time.Time
+	// renewed is when it was last asked because its login was refused.
+	renewed time.Time
 }
 
 func newHelpers(cfg Config, report *reporter) *helpers {
@@ -66,13 +69,13 @@ func (h *helpers) forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for key, a := range h.answers {
-		a.asked = time.Time{}
+		a.asked, a.renewed = time.Time{}, time.Time{}
 		h.answers[key] = a
 	}
 }
 
 // login is the helper's answer, kept or new. One that was refused is not given out of what is kept unless the helper
-// was asked a moment ago.
+// was asked for another a moment ago.
 func (h *helpers) login(ctx context.Context, call helperCall, refused *Login) (Login, error) {
 	key := helperKey{call.program, call.server}
 	if a, ok := h.kept(key, refused); ok {
@@ -82,7 +85,7 @@ func (h *helpers) login(ctx context.Context, call helperCall, refused *Login) (L
 		if a, ok := h.kept(key, refused); ok {
 			return a, nil
 		}
-		return h.ask(context.WithoutCancel(ctx), call, key), nil
+		return h.ask(context.WithoutCancel(ctx), call, key, refused != nil), nil
 	})
 	select {
 	case <-ctx.Done():
@@ -107,18 +110,17 @@ func (h *helpers) kept(key helperKey, refused *Login) (answer, bool) {
 	if !known {
 		return answer{}, false
 	}
-	good := keepFor
 	switch {
 	case a.err != nil:
-		good = coolDown
+		return a, time.Since(a.asked) < coolDown
 	case refused != nil && a.login.Same(*refused):
-		good = renewEvery
+		return a, time.Since(a.renewed) < renewEvery
 	}
-	return a, time.Since(a.asked) < good
+	return a, time.Since(a.asked) < keepFor
 }
 
 // ask runs the helper and keeps what it says.
-func (h *helpers) ask(ctx context.Context, call helperCall, key helperKey) answer {
+func (h *helpers) ask(ctx context.Context, call helperCall, key helperKey, renew bool) answer {
 	h.slots <- struct{}{}
 	login, err := h.run(ctx, call)
 	<-h.slots
@@ -128,7 +130,10 @@ func (h *helpers) ask(ctx context.Context, call helperCall, key helperKey) answe
 	}
 	h.mu.Lock()
 	before := h.answers[key]
-	after := answer{login: login, held: err == nil, err: err, asked: time.Now()}
+	after := answer{login: login, held: err == nil, err: err, asked: time.Now(), renewed: before.renewed}
+	if renew {
+		after.renewed = after.asked
+	}
 	if err != nil && !gone && before.held {
 		after.login, after.held = before.login, true
 	}
