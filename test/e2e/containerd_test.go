@@ -55,19 +55,31 @@ type ctr struct {
 	namespace string
 }
 
+func (c *ctr) command(args ...string) command {
+	return command{args: append([]string{"ctr", "--address", c.socket, "--namespace", c.namespace}, args...), env: c.env, mounts: c.mounts}
+}
+
 func (c *ctr) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return command{args: append([]string{"ctr", "--address", c.socket, "--namespace", c.namespace}, args...), env: c.env, mounts: c.mounts}.run(t)
+	return c.command(args...).run(t)
 }
 
 func (c *ctr) pull(t *testing.T, reference string) string {
+	t.Helper()
+	if err := c.try(t, reference); err != nil {
+		t.Fatal(err)
+	}
+	return c.digest(t, reference)
+}
+
+func (c *ctr) try(t *testing.T, reference string) error {
 	t.Helper()
 	args := []string{"images", "pull"}
 	if c.password != "" {
 		args = append(args, "--user", user+":"+c.password)
 	}
-	c.run(t, append(args, reference)...)
-	return c.digest(t, reference)
+	_, err := c.command(append(args, reference)...).try(t)
+	return err
 }
 
 // digest is that of an image's manifest.

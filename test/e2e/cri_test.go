@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,6 +33,21 @@ type cri struct {
 
 func (c *cri) pull(t *testing.T, reference string) string {
 	t.Helper()
+	id, err := c.ask(t, reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func (c *cri) try(t *testing.T, reference string) error {
+	t.Helper()
+	_, err := c.ask(t, reference)
+	return err
+}
+
+func (c *cri) ask(t *testing.T, reference string) (id string, err error) {
+	t.Helper()
 	crictl, err := exec.LookPath("crictl")
 	if err != nil {
 		return pullImage(t, c.socket, reference, c.password)
@@ -41,11 +57,13 @@ func (c *cri) pull(t *testing.T, reference string) string {
 	if c.password != "" {
 		args = append(args, "--creds", user+":"+c.password)
 	}
-	command{args: append(args, reference)}.run(t)
+	if _, err := (command{args: append(args, reference)}).try(t); err != nil {
+		return "", err
+	}
 	return command{args: []string{
 		crictl, "--image-endpoint", endpoint, "--runtime-endpoint", endpoint, "inspecti",
 		"--output", "go-template", "--template", "{{.status.id}}", reference,
-	}}.run(t)
+	}}.try(t)
 }
 
 func (c *cri) wipe(t *testing.T, _ string) {
@@ -64,7 +82,7 @@ func (c *cri) id(img registrytest.Image) string { return string(img.Config.Diges
 //
 //	PullImageRequest  1: ImageSpec {1: image}  2: AuthConfig {1: username, 2: password}
 //	PullImageResponse 1: image_ref
-func pullImage(t *testing.T, socket, reference, password string) string {
+func pullImage(t *testing.T, socket, reference, password string) (string, error) {
 	t.Helper()
 	message := field(1, field(1, []byte(reference)))
 	if password != "" {
@@ -91,18 +109,18 @@ func pullImage(t *testing.T, socket, reference, password string) string {
 	req.Header.Set("TE", "trailers")
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		t.Fatalf("PullImage %s: %v", reference, err)
+		return "", fmt.Errorf("PullImage %s: %w", reference, err)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("PullImage %s: %v", reference, err)
+		return "", fmt.Errorf("PullImage %s: %w", reference, err)
 	}
 	status := resp.Trailer.Get("Grpc-Status") + resp.Header.Get("Grpc-Status") // in the header if there is no message
 	if status != "0" || len(answer) < 7 || answer[5] != 1<<3|2 || int(answer[6]) != len(answer)-7 {
-		t.Fatalf("PullImage %s: status %q: %s%s", reference, status, resp.Trailer.Get("Grpc-Message"), resp.Header.Get("Grpc-Message"))
+		return "", fmt.Errorf("PullImage %s: status %q: %s%s", reference, status, resp.Trailer.Get("Grpc-Message"), resp.Header.Get("Grpc-Message"))
 	}
-	return string(answer[7:])
+	return string(answer[7:]), nil
 }
 
 // field is a field of a protocol buffer that holds bytes.

@@ -52,8 +52,16 @@ func (d *docker) run(t *testing.T, args ...string) string {
 
 func (d *docker) pull(t *testing.T, reference string) string {
 	t.Helper()
-	d.run(t, "pull", "--quiet", reference)
+	if err := d.try(t, reference); err != nil {
+		t.Fatal(err)
+	}
 	return d.run(t, "image", "inspect", "--format", "{{.Id}}", reference)
+}
+
+func (d *docker) try(t *testing.T, reference string) error {
+	t.Helper()
+	_, err := d.command("pull", "--quiet", reference).try(t)
+	return err
 }
 
 func (d *docker) wipe(t *testing.T, reference string) {

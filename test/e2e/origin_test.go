@@ -24,6 +24,8 @@ type origin struct {
 	private bool // only user may pull it
 	// blobGETs is how many blobs have been asked for.
 	blobGETs func() int
+	// users is the file with what opens it, where it has one; it is read again when it has changed.
+	users string
 }
 
 // The image of every origin.
@@ -48,17 +50,19 @@ log: {level: error, accesslog: {disabled: false}}
 storage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}
 http: {addr: "%s", tls: {certificate: %s, key: %s}}
 `, filepath.Join(dir, "data"), at, crt, key)
+	users := ""
 	if password != "" {
 		need(t, "htpasswd")
 		line, err := exec.Command("htpasswd", "-nbB", user, password).Output()
 		if err != nil {
 			t.Fatalf("htpasswd: %v", err)
 		}
-		config += fmt.Sprintf("auth: {htpasswd: {realm: e2e, path: %s}}\n", writeFile(t, filepath.Join(dir, "htpasswd"), string(line)))
+		users = writeFile(t, filepath.Join(dir, "htpasswd"), string(line))
+		config += fmt.Sprintf("auth: {htpasswd: {realm: e2e, path: %s}}\n", users)
 	}
 	d := command{args: []string{"docker-registry", "serve", writeFile(t, filepath.Join(dir, "config.yml"), config)}}.start(t)
 	o := origin{
-		host: fmt.Sprintf("%s:%d", name, at.Port()), image: img, private: password != "",
+		host: fmt.Sprintf("%s:%d", name, at.Port()), image: img, private: password != "", users: users,
 		blobGETs: func() int { return len(blobGET.FindAllString(d.text(), -1)) },
 	}
 	d.awaitReady(answers(world.Client(), "https://"+o.host+"/v2/"))

@@ -46,7 +46,7 @@ type podman struct {
 	policy string
 }
 
-func (p *podman) run(t *testing.T, args ...string) string {
+func (p *podman) command(t *testing.T, args ...string) command {
 	t.Helper()
 	return command{
 		args: append([]string{
@@ -55,13 +55,26 @@ func (p *podman) run(t *testing.T, args ...string) string {
 		}, args...),
 		env:    p.env,
 		mounts: append(containersMounts(t, p.dir), p.mounts...),
-	}.run(t)
+	}
+}
+
+func (p *podman) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return p.command(t, args...).run(t)
 }
 
 func (p *podman) pull(t *testing.T, reference string) string {
 	t.Helper()
-	p.run(t, slices.Concat([]string{"pull", "--quiet", "--signature-policy", p.policy}, p.authfile("--authfile"), []string{reference})...)
+	if err := p.try(t, reference); err != nil {
+		t.Fatal(err)
+	}
 	return "sha256:" + p.run(t, "image", "inspect", "--format", "{{.Id}}", reference)
+}
+
+func (p *podman) try(t *testing.T, reference string) error {
+	t.Helper()
+	_, err := p.command(t, slices.Concat([]string{"pull", "--quiet", "--signature-policy", p.policy}, p.authfile("--authfile"), []string{reference})...).try(t)
+	return err
 }
 
 func (p *podman) wipe(t *testing.T, reference string) {

@@ -63,15 +63,25 @@ func home(t *testing.T) string {
 // run runs a program to its end and returns what it printed; it ends the test if the program fails.
 func (c command) run(t *testing.T) string {
 	t.Helper()
+	out, err := c.try(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// try runs a program to its end and returns what it printed, or an error with all of it.
+func (c command) try(t *testing.T) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
 	defer cancel()
 	cmd := c.cmd(ctx, t)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s: %v\n%s%s", strings.Join(c.args, " "), err, stdout.String(), stderr.String())
+		return "", fmt.Errorf("%s: %w\n%s%s", strings.Join(c.args, " "), err, stdout.String(), stderr.String())
 	}
-	return strings.TrimSpace(stdout.String())
+	return strings.TrimSpace(stdout.String()), nil
 }
 
 // daemon is a program that runs until it is stopped, or its test ends.

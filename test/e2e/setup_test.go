@@ -91,7 +91,11 @@ func (c *shellClient) line(line, reference string) string {
 func (c *shellClient) pull(t *testing.T, reference string) string {
 	t.Helper()
 	if c.containerd != "" {
-		return pullImage(t, c.containerd, reference, "")
+		id, err := pullImage(t, c.containerd, reference, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
 	}
 	out := c.root.command(c.line(c.get, reference), c.environ...).run(t)
 	return out[strings.LastIndex(out, "\n")+1:]

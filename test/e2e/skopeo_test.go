@@ -28,13 +28,20 @@ type skopeo struct {
 
 func (s *skopeo) pull(t *testing.T, reference string) string {
 	t.Helper()
-	to := filepath.Join(s.dir, "image")
-	command{
-		args:   slices.Concat([]string{"skopeo", "--insecure-policy", "copy"}, s.flags, []string{"docker://" + reference, "dir:" + to}),
+	if err := s.try(t, reference); err != nil {
+		t.Fatal(err)
+	}
+	return string(oci.FromBytes(readFile(t, filepath.Join(s.dir, "image", "manifest.json"))))
+}
+
+func (s *skopeo) try(t *testing.T, reference string) error {
+	t.Helper()
+	_, err := command{
+		args:   slices.Concat([]string{"skopeo", "--insecure-policy", "copy"}, s.flags, []string{"docker://" + reference, "dir:" + filepath.Join(s.dir, "image")}),
 		env:    s.env,
 		mounts: append(containersMounts(t, s.dir), s.mounts...),
-	}.run(t)
-	return string(oci.FromBytes(readFile(t, filepath.Join(to, "manifest.json"))))
+	}.try(t)
+	return err
 }
 
 func (s *skopeo) wipe(t *testing.T, _ string) {
