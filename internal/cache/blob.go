@@ -15,7 +15,6 @@ import (
 	"container-registry-proxy/internal/store"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
-	"container-registry-proxy/internal/via"
 )
 
 // Blob returns a blob, filling it from upstream if it is not there. The content's body may follow a fill in progress.
@@ -174,7 +173,7 @@ func (c *Cache) fetch(ctx context.Context, p Pull, g access.Grant) (*Content, er
 // repository holds the digest. Where that word is not enough for what is cached, it is for what that registry itself is
 // delivering, and for what every client may have; any other caller has its registry deliver on its own.
 func (c *Cache) join(ctx context.Context, fills *fill.Fills, p Pull, g access.Grant) (*Content, error) {
-	r, leads, err := fills.Join(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx), insist: p.insist}, p.Want)
+	r, leads, err := fills.Join(ctx, p.Path.Digest, c.source(ctx, p, g), p.Want)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +262,7 @@ func sizeOf(resp *http.Response) int64 {
 
 // passage hands a blob on to one client.
 func (c *Cache) passage(ctx context.Context, p Pull, g access.Grant, why fill.Reason) (*Content, error) {
-	body, err := c.fills.Pass(ctx, p.Path.Digest, &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx), insist: p.insist}, p.Want, why)
+	body, err := c.fills.Pass(ctx, p.Path.Digest, c.source(ctx, p, g), p.Want, why)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,11 @@ type source struct {
 	insist bool
 }
 
+// source is what delivers p's blob under the grant.
+func (c *Cache) source(ctx context.Context, p Pull, g access.Grant) *source {
+	return &source{cache: c, grant: g, path: p.Path, purpose: p.purpose, through: via.Of(ctx), insist: p.insist}
+}
+
 func (s *source) Key() string {
 	return fmt.Sprintf("%x %q %q %d", s.grant.As.Key(), s.grant.Registry, s.grant.Repository, s.purpose)
 }
