@@ -91,7 +91,7 @@ type Cache struct {
 	prefetching  atomic.Int32
 	revalidating sync.Map // of metadata.TagKey: being revalidated in the background
 	odd          *oddRegistries
-	missing      *negatives
+	negatives    *negatives
 	lists        *otter.Cache[listKey, keptList]
 	proved       prometheus.Counter
 	fallbacks    prometheus.Counter
@@ -135,7 +135,7 @@ func New(cfg Config) *Cache {
 		cfg.GiveUp = 3 * time.Second
 	}
 	cfg.Registries = cfg.Access.Watch(cfg.Registries)
-	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), missing: newNegatives(cfg.Now), lists: newLists()}
+	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), negatives: newNegatives(cfg.Now), lists: newLists()}
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
 	})

@@ -104,7 +104,7 @@ type resolved struct {
 // Accept. What was asked before a push is not joined after it.
 func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved, error) {
 	q.pushes = c.cfg.Metadata.Pushes()
-	if refusal := c.missing.get(q.grant, q.Path, q.pushes); refusal != nil && !q.NoCache {
+	if refusal := c.negatives.get(q.grant, q.Path, q.pushes); refusal != nil && !q.NoCache {
 		return resolved{}, refusal
 	}
 	way := "known"
@@ -121,7 +121,7 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 	key := fmt.Sprintf("tag %s %d %s %q", way, q.pushes, q.grant.Flight(), q.key.String())
 	r, own, err := share(ctx, c, key, func(ctx context.Context) (resolved, error) { return c.find(ctx, q) })
 	if refusal, ok := errors.AsType[*upstream.Refusal](err); ok && missing(err) {
-		c.missing.put(q.grant, q.Path, q.pushes, refusal)
+		c.negatives.put(q.grant, q.Path, q.pushes, refusal)
 	}
 	if err != nil {
 		return resolved{}, err
