@@ -65,28 +65,28 @@ func (c *Cache) prefetch(p Pull, g access.Grant, content *Content) {
 	if !ok {
 		return // of no size that a manifest has
 	}
-	var wanted []oci.Descriptor
-	for _, blob := range pull.Layers(b) {
-		if !c.has(blob.Digest) {
-			wanted = append(wanted, blob)
-		}
-	}
-	if len(wanted) == 0 || c.prefetching.Add(1) > maxPrefetches {
-		if len(wanted) > 0 {
-			c.prefetching.Add(-1)
-		}
+	if c.prefetching.Add(1) > maxPrefetches {
+		c.prefetching.Add(-1)
 		return
 	}
 	c.background.Go(func() { // Close waits for it
 		defer c.prefetching.Add(-1)
-		for _, blob := range wanted {
-			one := Pull{Caller: p.Caller, Registry: p.Registry, Path: oci.Path{Kind: oci.KindBlob, Repository: p.Path.Repository, Digest: blob.Digest}}
-			if err := c.Fetch(c.ctx, one); err != nil && !errors.Is(err, context.Canceled) {
-				c.cfg.Log.Info("layer not prefetched", "registry", string(p.Registry), "repository", p.Path.Repository, "digest", blob.Digest, "err", err)
-				return
-			}
-		}
+		c.fetchLayers(p, b)
 	})
+}
+
+// fetchLayers fetches those layers of an image that are not cached, until one cannot be had.
+func (c *Cache) fetchLayers(p Pull, manifest []byte) {
+	for _, blob := range pull.Layers(manifest) {
+		if c.has(blob.Digest) {
+			continue
+		}
+		one := Pull{Caller: p.Caller, Registry: p.Registry, Path: oci.Path{Kind: oci.KindBlob, Repository: p.Path.Repository, Digest: blob.Digest}}
+		if err := c.Fetch(c.ctx, one); err != nil && !errors.Is(err, context.Canceled) {
+			c.cfg.Log.Info("layer not prefetched", "registry", string(p.Registry), "repository", p.Path.Repository, "digest", blob.Digest, "err", err)
+			return
+		}
+	}
 }
 
 // Source has the cache's content as one that package pull knows, and what is not cached from its registry, as nobody
