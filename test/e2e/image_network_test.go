@@ -53,22 +53,25 @@ func (n *network) enter(args ...string) []string {
 }
 
 // dial connects to an address of this network. It is for addresses, not for names.
-func (n *network) dial(ctx context.Context, kind, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	dialled := make(chan result, 1)
-	go func() { // until the connect ends, which ctx sees to
-		if err := n.stay(); err != nil {
-			dialled <- result{nil, err}
-			return
+func (n *network) dial(ctx context.Context, kind, address string) (conn net.Conn, err error) {
+	err = n.within(func() (err error) {
+		conn, err = new(net.Dialer).DialContext(ctx, kind, address)
+		return err
+	})
+	return conn, err
+}
+
+// within does something in this network, such as to open a socket, which stays there.
+func (n *network) within(do func() error) error {
+	done := make(chan error, 1)
+	go func() { // until it is done
+		err := n.stay()
+		if err == nil {
+			err = do()
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, kind, address)
-		dialled <- result{conn, err}
+		done <- err
 	}()
-	r := <-dialled
-	return r.conn, r.err
+	return <-done
 }
 
 // The process's first thread never ends, and is what /proc/self tells of: stay must not get it. What holds it from now on

@@ -163,22 +163,12 @@ func (r *root) start(unit, line string) *daemon {
 }
 
 // listen listens on an address of this network.
-func (n *network) listen(ctx context.Context, address string) (net.Listener, error) {
-	type result struct {
-		listener net.Listener
-		err      error
-	}
-	listened := make(chan result, 1)
-	go func() { // for as long as it takes to open a socket
-		if err := n.stay(); err != nil {
-			listened <- result{nil, err}
-			return
-		}
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-		listened <- result{listener, err}
-	}()
-	got := <-listened
-	return got.listener, got.err
+func (n *network) listen(ctx context.Context, address string) (listener net.Listener, err error) {
+	err = n.within(func() (err error) {
+		listener, err = new(net.ListenConfig).Listen(ctx, "tcp", address)
+		return err
+	})
+	return listener, err
 }
 
 // A machine whose scripts could change this one would be no test.
