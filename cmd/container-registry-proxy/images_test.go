@@ -228,7 +228,9 @@ func TestBadBundles(t *testing.T) {
 		"no index":         {bundle(name, string(body)), "index.json"},
 		"no images":        {bundle("index.json", `{"manifests":[]}`), "names no image"},
 		"image not named":  {bundle("index.json", `{"manifests":[{"digest":"`+string(oci.FromBytes(body))+`"}]}`), "is not named"},
-		"manifest missing": {bundle("index.json", `{"manifests":[{"digest":"`+string(oci.FromBytes(body))+`","annotations":{"org.opencontainers.image.ref.name":"quay.io/a:1"}}]}`), "not in the bundle"},
+		"only a tag":       {bundle("index.json", `{"manifests":[{"digest":"`+string(oci.FromBytes(body))+`","annotations":{"org.opencontainers.image.ref.name":"3.20"}}]}`), `by "3.20" alone`},
+		"no media type":    {bundle("index.json", `{"manifests":[{"digest":"`+string(oci.FromBytes(body))+`","annotations":{"org.opencontainers.image.ref.name":"quay.io/a:1"}}]}`), "media type"},
+		"manifest missing": {bundle("index.json", `{"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"`+string(oci.FromBytes(body))+`","annotations":{"org.opencontainers.image.ref.name":"quay.io/a:1"}}]}`), "not in the bundle"},
 		"cut off":          {bundle(name, string(body))[:515], "unexpected EOF"},
 	} {
 		s := openShop(t, reg)

@@ -127,13 +127,9 @@ func (i *importer) finish() error {
 	}
 	var errs []error
 	for _, m := range list.Manifests {
-		name := m.Annotations[containerdName]
-		if name == "" {
-			name = m.Annotations[refName]
-		}
-		ref, err := oci.ParseReference(name)
+		ref, err := m.reference()
 		if err != nil {
-			errs = append(errs, fmt.Errorf("manifest %s in the bundle is not named: want the annotation %s with the whole reference, such as docker.io/library/alpine:3.20", m.Digest, refName))
+			errs = append(errs, err)
 			continue
 		}
 		errs = append(errs, i.image(ref, m.Descriptor))
@@ -142,6 +138,22 @@ func (i *importer) finish() error {
 		errs = append(errs, errors.New("bundle names no image"))
 	}
 	return errors.Join(errs...)
+}
+
+// reference is what the image was pulled as. Some tools name it by its tag alone, which says nothing of that.
+func (m entry) reference() (oci.Reference, error) {
+	name := m.Annotations[containerdName]
+	if name == "" {
+		name = m.Annotations[refName]
+	}
+	ref, err := oci.ParseReference(name)
+	if err != nil || !strings.ContainsAny(name, "/:@") {
+		return oci.Reference{}, fmt.Errorf("manifest %s in the bundle is not named, or by %q alone: want the annotation %s with the whole reference, as skopeo copy … oci-archive:bundle.tar:docker.io/library/alpine:3.20 writes it", m.Digest, name, refName)
+	}
+	if !pull.IsManifest(m.MediaType) {
+		return oci.Reference{}, fmt.Errorf("%s has the media type %q in the bundle: want that of an OCI or Docker v2 image, such as %s", ref, m.MediaType, pull.Accept[1])
+	}
+	return ref, nil
 }
 
 // image makes one image known. Of an index those images count that the bundle has.

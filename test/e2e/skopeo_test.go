@@ -26,21 +26,36 @@ type skopeo struct {
 	flags []string // of its copy command
 }
 
+func (s *skopeo) command(t *testing.T, args ...string) command {
+	t.Helper()
+	return command{
+		args:   append([]string{"skopeo", "--insecure-policy"}, args...),
+		env:    s.env,
+		mounts: append(containersMounts(t, s.dir), s.mounts...),
+	}
+}
+
+// copyFrom is the command that copies an image from anywhere.
+func (s *skopeo) copyFrom(t *testing.T, from string, flags ...string) command {
+	t.Helper()
+	return s.command(t, slices.Concat([]string{"copy"}, s.flags, flags, []string{from, "dir:" + filepath.Join(s.dir, "image")})...)
+}
+
+// copy returns the digest of the manifest of what it has copied, of which skopeo checks the rest.
+func (s *skopeo) copy(t *testing.T, from string, flags ...string) oci.Digest {
+	t.Helper()
+	s.copyFrom(t, from, flags...).run(t)
+	return oci.FromBytes(readFile(t, filepath.Join(s.dir, "image", "manifest.json")))
+}
+
 func (s *skopeo) pull(t *testing.T, reference string) string {
 	t.Helper()
-	if err := s.try(t, reference); err != nil {
-		t.Fatal(err)
-	}
-	return string(oci.FromBytes(readFile(t, filepath.Join(s.dir, "image", "manifest.json"))))
+	return string(s.copy(t, "docker://"+reference))
 }
 
 func (s *skopeo) try(t *testing.T, reference string) error {
 	t.Helper()
-	_, err := command{
-		args:   slices.Concat([]string{"skopeo", "--insecure-policy", "copy"}, s.flags, []string{"docker://" + reference, "dir:" + filepath.Join(s.dir, "image")}),
-		env:    s.env,
-		mounts: append(containersMounts(t, s.dir), s.mounts...),
-	}.try(t)
+	_, err := s.copyFrom(t, "docker://"+reference).try(t)
 	return err
 }
 
