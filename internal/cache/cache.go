@@ -92,7 +92,7 @@ type Cache struct {
 	revalidating sync.Map // of metadata.TagKey: being revalidated in the background
 	odd          *oddRegistries
 	negatives    *negatives
-	lists        *otter.Cache[listKey, keptList]
+	lists        *otter.Cache[string, *keptList]
 	proved       prometheus.Counter
 	fallbacks    prometheus.Counter
 }

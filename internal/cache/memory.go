@@ -18,7 +18,7 @@ const storeSeesUse = 10 * time.Minute
 // memory keeps small verified objects, bounded by their bytes.
 type memory struct {
 	now     func() time.Time
-	objects *otter.Cache[oci.Digest, object]
+	objects *otter.Cache[oci.Digest, *object]
 }
 
 // object is a small object, and when it was last put there.
@@ -31,9 +31,9 @@ type object struct {
 const overhead = 256
 
 func newMemory(size int64, now func() time.Time) *memory {
-	return &memory{now, otter.Must(&otter.Options[oci.Digest, object]{
+	return &memory{now, otter.Must(&otter.Options[oci.Digest, *object]{
 		MaximumWeight: uint64(size),
-		Weigher:       func(_ oci.Digest, o object) uint32 { return uint32(len(o.bytes) + overhead) },
+		Weigher:       func(_ oci.Digest, o *object) uint32 { return uint32(len(o.bytes) + overhead) },
 	})}
 }
 
@@ -49,6 +49,6 @@ func (m *memory) get(d oci.Digest) (b []byte, due, ok bool) {
 
 func (m *memory) put(d oci.Digest, b []byte) {
 	if len(b) <= smallObject {
-		m.objects.Set(d, object{b, m.now()})
+		m.objects.Set(d, &object{b, m.now()})
 	}
 }

@@ -44,13 +44,8 @@ type List struct {
 }
 
 // listKey is what a list is kept under. What one class of callers is shown is not shown to another.
-type listKey struct {
-	registry   oci.Registry
-	repository string
-	digest     oci.Digest
-	query      string
-	accept     string
-	class      string
+func listKey(g access.Grant, d oci.Digest, query, accept string) string {
+	return fmt.Sprintf("%s %q %q %q %q %q", g.Flight(), g.Registry, g.Repository, d, query, accept)
 }
 
 // keptList is a list, or the refusal in its place.
@@ -62,11 +57,11 @@ type keptList struct {
 }
 
 // newLists returns the memory of lists, bounded by their bytes.
-func newLists() *otter.Cache[listKey, keptList] {
-	return otter.Must(&otter.Options[listKey, keptList]{
+func newLists() *otter.Cache[string, *keptList] {
+	return otter.Must(&otter.Options[string, *keptList]{
 		MaximumWeight: referrersMemory,
-		Weigher: func(k listKey, l keptList) uint32 {
-			n := len(k.query) + len(k.repository) + 2*overhead
+		Weigher: func(k string, l *keptList) uint32 {
+			n := len(k) + 2*overhead
 			if l.list != nil {
 				n += len(l.list.Body)
 			}
@@ -84,8 +79,11 @@ func (c *Cache) Referrers(ctx context.Context, p Pull, query string) (*List, err
 	if g.Class == access.Own || len(query) > maxQuery {
 		return nil, ErrOwn
 	}
-	k := listKey{g.Registry, g.Repository, subject.Digest, query, normalAccept(p.Accept), g.Flight()}
+	k := listKey(g, subject.Digest, query, normalAccept(p.Accept))
 	kept, known := c.lists.GetIfPresent(k)
+	if !known {
+		kept = &keptList{}
+	}
 	pushes := c.cfg.Metadata.Pushes()
 	age := c.cfg.Now().Sub(kept.at)
 	known = known && kept.pushes == pushes && age >= 0 && age < referrersStaleFor
@@ -95,14 +93,14 @@ func (c *Cache) Referrers(ctx context.Context, p Pull, query string) (*List, err
 	case known && !p.NoCache && kept.list != nil && age < referrersFor:
 		return c.listOf(ctx, g, subject, kept.list, Hit)
 	}
-	list, _, err := share(ctx, c, fmt.Sprintf("referrers %d %s %q %q %q %q", pushes, k.class, k.registry, p.Path.String(), query, k.accept), func(ctx context.Context) (*List, error) {
+	list, _, err := share(ctx, c, fmt.Sprintf("referrers %d %s", pushes, k), func(ctx context.Context) (*List, error) {
 		return c.fetchList(ctx, g, p, query, known && kept.list != nil)
 	})
 	switch refusal, refused := errors.AsType[*upstream.Refusal](err); {
 	case err == nil:
-		c.lists.Set(k, keptList{list: list, at: c.cfg.Now(), pushes: pushes})
+		c.lists.Set(k, &keptList{list: list, at: c.cfg.Now(), pushes: pushes})
 	case refused && refusal.Status == http.StatusNotFound && len(refusal.Body) <= maxMissingBody:
-		c.lists.Set(k, keptList{refusal: refusal, at: c.cfg.Now(), pushes: pushes})
+		c.lists.Set(k, &keptList{refusal: refusal, at: c.cfg.Now(), pushes: pushes})
 	case known && kept.list != nil && passing(err):
 		return c.listOf(ctx, g, subject, kept.list, StaleHit)
 	case errors.Is(err, errNoManifest):

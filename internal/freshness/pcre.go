@@ -24,8 +24,11 @@ const (
 type backtracking struct {
 	pattern *regexp2.Regexp
 	turn    chan struct{}
-	memo    *otter.Cache[string, bool]
+	memo    *otter.Cache[string, *answer]
 }
+
+// answer is what a match came to.
+type answer struct{ matches bool }
 
 // compilePCRE compiles a pattern that RE2 refuses.
 func compilePCRE(prefix, written string) (matcher, error) {
@@ -36,13 +39,13 @@ func compilePCRE(prefix, written string) (matcher, error) {
 	}
 	pattern.MatchTimeout = matchTimeout
 	return &backtracking{
-		pattern: pattern, turn: make(chan struct{}, 1), memo: otter.Must(&otter.Options[string, bool]{MaximumSize: maxMemo}),
+		pattern: pattern, turn: make(chan struct{}, 1), memo: otter.Must(&otter.Options[string, *answer]{MaximumSize: maxMemo}),
 	}, nil
 }
 
 func (b *backtracking) MatchString(s string) bool {
-	if matches, ok := b.memo.GetIfPresent(s); ok {
-		return matches
+	if known, ok := b.memo.GetIfPresent(s); ok {
+		return known.matches
 	}
 	timer := time.NewTimer(turnTimeout)
 	defer timer.Stop()
@@ -52,11 +55,11 @@ func (b *backtracking) MatchString(s string) bool {
 		return false
 	}
 	defer func() { <-b.turn }()
-	if matches, ok := b.memo.GetIfPresent(s); ok {
-		return matches
+	if known, ok := b.memo.GetIfPresent(s); ok {
+		return known.matches
 	}
 	matches, err := b.pattern.MatchString(s)
 	matches = matches && err == nil // the error says that it took too long
-	b.memo.Set(s, matches)
+	b.memo.Set(s, &answer{matches})
 	return matches
 }

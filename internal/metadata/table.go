@@ -2,8 +2,6 @@ package metadata
 
 import (
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/maypok86/otter/v2"
@@ -18,30 +16,37 @@ type table[K comparable, V any] struct {
 	parse  func(string) K // the reverse; needed where keys are looked for
 	encode func(V) []byte
 	decode func([]byte) (V, bool) // not ok where the value is none of ours: then there is none
-	memory *otter.Cache[K, V]
+	// memory is keyed as the database is, and has pointers, so that all tables share the code of one cache: the compiler
+	// makes it again for each other shape of key or value, at 300 kB each.
+	memory *otter.Cache[string, *V]
 }
 
 // inMemory is how many records of a table are kept in memory: at some 300 bytes each, what a busy day touches fits.
 const inMemory = 16 << 10
 
 func newTable[K comparable, V any](db DB, bucket string, key func(K) string, encode func(V) []byte, decode func([]byte) (V, bool)) *table[K, V] {
-	memory := otter.Must(&otter.Options[K, V]{MaximumSize: inMemory})
+	memory := otter.Must(&otter.Options[string, *V]{MaximumSize: inMemory})
 	return &table[K, V]{db: db, bucket: bucket, key: key, encode: encode, decode: decode, memory: memory}
 }
 
 // get returns a record, if there is one.
-func (t *table[K, V]) get(k K) (V, bool) {
-	if v, ok := t.memory.GetIfPresent(k); ok {
-		return v, true
+func (t *table[K, V]) get(k K) (v V, ok bool) {
+	key := t.key(k)
+	kept, ok := t.memory.GetIfPresent(key)
+	if !ok {
+		kept, ok = t.memory.ComputeIfAbsent(key, func() (*V, bool) {
+			v, ok := t.load(key)
+			return &v, !ok
+		})
 	}
-	return t.memory.ComputeIfAbsent(k, func() (V, bool) {
-		v, ok := t.load(k)
-		return v, !ok
-	})
+	if !ok {
+		return v, false
+	}
+	return *kept, true
 }
 
-func (t *table[K, V]) load(k K) (v V, ok bool) {
-	b, ok := t.db.Get(t.bucket, t.key(k))
+func (t *table[K, V]) load(key string) (v V, ok bool) {
+	b, ok := t.db.Get(t.bucket, key)
 	if !ok {
 		return v, false
 	}
@@ -51,42 +56,51 @@ func (t *table[K, V]) load(k K) (v V, ok bool) {
 // update changes a record in one step: change is given the record as it is and returns it as it shall be, or false to
 // leave it.
 func (t *table[K, V]) update(k K, change func(v V, known bool) (V, bool)) {
-	t.memory.Compute(k, func(v V, known bool) (V, otter.ComputeOp) {
-		if !known {
-			v, known = t.load(k)
+	key := t.key(k)
+	t.memory.Compute(key, func(kept *V, known bool) (*V, otter.ComputeOp) {
+		var v V
+		if known {
+			v = *kept
+		} else {
+			v, known = t.load(key)
 		}
 		v, changed := change(v, known)
 		switch {
 		case changed:
-			t.db.Put(t.bucket, t.key(k), t.encode(v))
+			t.db.Put(t.bucket, key, t.encode(v))
 		case !known:
-			return v, otter.CancelOp
+			return nil, otter.CancelOp
 		}
-		return v, otter.WriteOp
+		return &v, otter.WriteOp
 	})
 }
 
 // remove deletes a record.
 func (t *table[K, V]) remove(k K) {
-	t.memory.Compute(k, func(v V, _ bool) (V, otter.ComputeOp) {
-		t.db.Delete(t.bucket, t.key(k))
-		return v, otter.InvalidateOp
+	key := t.key(k)
+	t.memory.Compute(key, func(*V, bool) (*V, otter.ComputeOp) {
+		t.db.Delete(t.bucket, key)
+		return nil, otter.InvalidateOp
 	})
 }
 
 // keys returns the keys that begin with prefix in the database.
 func (t *table[K, V]) keys(prefix string) []K {
-	found := map[K]bool{}
+	found := map[string]bool{}
 	t.db.Scan(t.bucket, prefix, func(key string, _ []byte) bool {
-		found[t.parse(key)] = true
+		found[key] = true
 		return true
 	})
-	for k := range t.memory.Keys() { // a database that was lost has less than memory
-		if strings.HasPrefix(t.key(k), prefix) {
-			found[k] = true
+	for key := range t.memory.Keys() { // a database that was lost has less than memory
+		if strings.HasPrefix(key, prefix) {
+			found[key] = true
 		}
 	}
-	return slices.Collect(maps.Keys(found))
+	keys := make([]K, 0, len(found))
+	for key := range found {
+		keys = append(keys, t.parse(key))
+	}
+	return keys
 }
 
 func toJSON[V any](v V) []byte {

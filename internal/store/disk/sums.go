@@ -12,22 +12,31 @@ import (
 // sumsInMemory bounds the chunk sums that are held in memory: those of 256 GiB of blobs.
 const sumsInMemory = 16 << 20
 
-// sumCache holds the chunk sums of the blobs used of late.
+// sumCache holds the chunk sums of the blobs used of late. It has pointers, as the program's other caches have: they
+// share their code.
 type sumCache struct {
-	sums *otter.Cache[oci.Digest, []uint32]
+	sums *otter.Cache[oci.Digest, *chunkSums]
 }
+
+type chunkSums struct{ sums []uint32 }
 
 func newSumCache() *sumCache {
 	const overhead = 200 // key, slice header, the policy's node
-	return &sumCache{otter.Must(&otter.Options[oci.Digest, []uint32]{
+	return &sumCache{otter.Must(&otter.Options[oci.Digest, *chunkSums]{
 		MaximumWeight: sumsInMemory,
-		Weigher:       func(_ oci.Digest, sums []uint32) uint32 { return uint32(4*len(sums) + overhead) },
+		Weigher:       func(_ oci.Digest, s *chunkSums) uint32 { return uint32(4*len(s.sums) + overhead) },
 	})}
 }
 
-func (c *sumCache) get(d oci.Digest) ([]uint32, bool) { return c.sums.GetIfPresent(d) }
-func (c *sumCache) put(d oci.Digest, sums []uint32)   { c.sums.Set(d, sums) }
-func (c *sumCache) forget(d oci.Digest)               { c.sums.Invalidate(d) }
+func (c *sumCache) get(d oci.Digest) ([]uint32, bool) {
+	if kept, ok := c.sums.GetIfPresent(d); ok {
+		return kept.sums, true
+	}
+	return nil, false
+}
+
+func (c *sumCache) put(d oci.Digest, sums []uint32) { c.sums.Set(d, &chunkSums{sums}) }
+func (c *sumCache) forget(d oci.Digest)             { c.sums.Invalidate(d) }
 
 // knownSums returns the recorded sums of a blob, if there are as many as its size needs.
 func (s *Store) knownSums(d oci.Digest, size int64) ([]uint32, bool) {
