@@ -24,7 +24,13 @@ const (
 	canaryOwn     = "canary-own-77de"     // a client's password for its own registry
 	canaryBearer  = "canary-bearer-c04a"  // a client's token for that registry
 	canaryProxy   = "canary-proxy-e8f1"   // a client's password for the proxy
+	canaryFile    = "canary-file-3d60"    // the operator's, out of a file of its own
+	canaryConfig  = "canary-config-a8b4"  // the operator's, out of a config.json of Docker's
+	canaryHelper  = "canary-helper-6e19"  // the operator's, from a credential helper
+	canarySpilt   = "canary-spilt-d2c7"   // what a helper in trouble prints
 )
+
+var canaries = []string{canaryCentral, canaryEvil, canaryOwn, canaryBearer, canaryProxy, canaryFile, canaryConfig, canaryHelper, canarySpilt}
 
 // spellings of a canary: as it is, and in the middle of a Basic header with any user name before it.
 func spellings(canary string) []string {
@@ -61,16 +67,40 @@ func (e *ears) listen(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// mustNotHear fails the test if the host was told a canary.
-func (e *ears) mustNotHear(t *testing.T, name string, canaries ...string) {
+// mustNotHear fails the test if the host was told a canary other than its own.
+func (e *ears) mustNotHear(t *testing.T, name, own string) {
 	t.Helper()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, canary := range canaries {
-		if holds(e.heard.Bytes(), canary) {
+		if canary != own && holds(e.heard.Bytes(), canary) {
 			t.Errorf("%s was told %s", name, canary)
 		}
 	}
+}
+
+// keep has the operator keep a login for each of three registries in another kind of place, and one for a fourth with a
+// helper that fails. It returns the configuration file, and a file with what there was to see of the helpers' processes:
+// their command lines and that of their parent, and their environment.
+func keep(t *testing.T, inFile, inConfig, fromHelper, fromBroken *registrytest.Registry) (configuration, processes string) {
+	t.Helper()
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	const look = "{ tr '\\0' ' ' </proc/$$/cmdline; tr '\\0' ' ' </proc/$PPID/cmdline; env; } >>"
+	write(t, map[string]string{
+		in("password"):    canaryFile + "\n",
+		in("config.json"): `{"auths": {"` + inConfig.Host() + `": {"auth": "` + base64.StdEncoding.EncodeToString([]byte("robot:"+canaryConfig)) + `"}}}`,
+		in("good"):        "#!/bin/sh\n" + look + in("processes") + "\necho '" + `{"Username": "robot", "Secret": "` + canaryHelper + `"}` + "'\n",
+		in("broken"):      "#!/bin/sh\n" + look + in("processes") + "\necho " + canarySpilt + "\necho " + canarySpilt + " >&2\nexit 1\n",
+		in("config.yaml"): "credentials:\n  - {registry: \"" + inFile.Host() + "\", username: robot, password_file: " + in("password") + "}\n  - {config_file: " + in("config.json") + "}\n" +
+			"  - {registry: \"" + fromHelper.Host() + "\", helper: " + in("good") + "}\n  - {registry: \"" + fromBroken.Host() + "\", helper: " + in("broken") + "}\n",
+	})
+	for _, helper := range []string{"good", "broken"} {
+		if err := os.Chmod(in(helper), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return in("config.yaml"), in("processes")
 }
 
 // realms are what a hostile registry may name as its token service. %[1]s is a trap, %[2]s the good registry's token
@@ -98,10 +128,14 @@ var redirects = []string{
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	world := registrytest.NewWorld(t)
-	good := registrytest.New(t, registrytest.Config{
-		World: world, Name: "good.test", Login: registrytest.Bearer, Users: map[string]string{"robot": canaryCentral}, Private: map[string][]string{"team/app": {"robot"}},
-	})
-	img := good.PushImage("team/app", "1", layers(1, 2, 100_000)...)
+	private := func(name, canary string) *registrytest.Registry {
+		return registrytest.New(t, registrytest.Config{
+			World: world, Name: name, Login: registrytest.Bearer, Users: map[string]string{"robot": canary}, Private: map[string][]string{"team/app": {"robot"}},
+		})
+	}
+	good, broken := private("good.test", canaryCentral), private("broken.test", canarySpilt)
+	kept := []*registrytest.Registry{good, private("file.test", canaryFile), private("config.test", canaryConfig), private("helper.test", canaryHelper)}
+	configuration, processes := keep(t, kept[1], kept[2], kept[3], broken)
 	own := registrytest.New(t, registrytest.Config{
 		World: world, Name: "own.test", Login: registrytest.Basic, Users: map[string]string{"me": canaryOwn}, Faults: registrytest.Faults{Redirect: 307},
 		Private: map[string][]string{"mine/app": {"me"}},
@@ -131,7 +165,11 @@ func TestCanaries(t *testing.T) {
 		}
 		w.WriteHeader(404)
 	}))
-	h := start(t, world, "REGISTRIES="+strings.Join([]string{good.Host(), good.TokenHost(), own.Host(), evilHost}, " "), "LOG_LEVEL=debug", "AUTH_REGISTRY_DELIMITER=|",
+	names := []string{own.Host(), evilHost}
+	for _, reg := range append(kept, broken) {
+		names = append(names, reg.Host(), reg.TokenHost())
+	}
+	h := start(t, world, "REGISTRIES="+strings.Join(names, " "), "LOG_LEVEL=debug", "CONFIG_FILE="+configuration, "AUTH_REGISTRY_DELIMITER=|",
 		"AUTH_REGISTRIES="+good.Host()+"|robot|"+canaryCentral+" "+evilHost+"|robot|"+canaryEvil, "CLIENT_USERS_FILE="+usersFile(t, "node", canaryProxy))
 	client := h.as("node", canaryProxy)
 	var answers bytes.Buffer
@@ -147,8 +185,11 @@ func TestCanaries(t *testing.T) {
 	// What is meant to work works.
 	mineLogin := login("me", canaryOwn)
 	for range 2 {
-		ask(good.URL()+"/v2/team/app/manifests/1").expect(t, 200)
-		ask(good.URL()+"/v2/team/app/blobs/"+string(img.Layers[0].Digest)).expect(t, 200)
+		for i, reg := range kept {
+			img := reg.PushImage("team/app", "1", layers(uint64(10+i), 2, 100_000)...)
+			ask(reg.URL()+"/v2/team/app/manifests/1").expect(t, 200)
+			ask(reg.URL()+"/v2/team/app/blobs/"+string(img.Layers[0].Digest)).expect(t, 200)
+		}
 		ask(own.URL()+"/v2/mine/app/manifests/1", "Authorization", mineLogin).expect(t, 200)
 		ask(own.URL()+"/v2/mine/app/blobs/"+string(mine.Layers[0].Digest), "Authorization", mineLogin).expect(t, 200)
 	}
@@ -162,27 +203,38 @@ func TestCanaries(t *testing.T) {
 	for n := range realms {
 		ask(fmt.Sprintf("https://%s/v2/realm/r%d/manifests/1", evilHost, n), "Authorization", mineLogin)
 	}
-	trap.mustNotHear(t, "a stranger", canaryCentral, canaryEvil, canaryOwn, canaryBearer, canaryProxy)
-	hostile.mustNotHear(t, "the hostile registry", canaryCentral, canaryOwn, canaryBearer, canaryProxy)
+	if refused := ask(broken.URL() + "/v2/team/app/manifests/1"); refused.status < 400 {
+		t.Errorf("a registry whose helper fails answers %d", refused.status)
+	}
+	trap.mustNotHear(t, "a stranger", "")
+	hostile.mustNotHear(t, "the hostile registry", canaryEvil)
 	if !holds(hostile.heard.Bytes(), canaryEvil) {
 		t.Error("the hostile registry's own login never reached it: the redirects were not asked for")
 	}
-	for _, reg := range []*registrytest.Registry{good, own} {
+	allowed := map[string]string{canaryCentral: "good.test", canaryFile: "file.test", canaryConfig: "config.test", canaryHelper: "helper.test", canaryOwn: "own.test", canaryBearer: "own.test"}
+	for _, reg := range append(kept, broken, own) {
 		for _, r := range reg.Requests() {
 			text := []byte(fmt.Sprint(r.Method, r.Path, r.Header))
-			for _, canary := range []string{canaryCentral, canaryEvil, canaryOwn, canaryBearer, canaryProxy} {
-				allowed := canary == canaryCentral && r.Host == strings.Split(good.TokenHost(), ":")[0] || reg == own && r.Host == "own.test" && (canary == canaryOwn || canary == canaryBearer)
-				if holds(text, canary) && !allowed {
+			for _, canary := range canaries {
+				here := r.Host == "auth."+allowed[canary] || reg == own && r.Host == allowed[canary]
+				if holds(text, canary) && !here {
 					t.Errorf("%s was told %s by %s %s", r.Host, canary, r.Method, r.Path)
 				}
 			}
 		}
 	}
-	nowhere := map[string][]byte{"an answer": answers.Bytes(), "the log": []byte(h.log.String()), "a metric": h.operator("/metrics").body}
+	seen, err := os.ReadFile(processes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := bytes.Count(seen, []byte("PATH=")); lines < 2 {
+		t.Errorf("%d helpers were seen, want both:\n%s", lines, seen)
+	}
+	nowhere := map[string][]byte{"an answer": answers.Bytes(), "the log": []byte(h.log.String()), "a metric": h.operator("/metrics").body, "a process": seen}
 	if err := h.close(); err != nil { // all is on disk
 		t.Fatal(err)
 	}
-	err := filepath.WalkDir(filepath.Join(h.root, "cache"), func(path string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(h.root, "cache"), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
@@ -193,7 +245,7 @@ func TestCanaries(t *testing.T) {
 		t.Fatal(err)
 	}
 	for where, text := range nowhere {
-		for _, canary := range []string{canaryCentral, canaryEvil, canaryOwn, canaryBearer, canaryProxy} {
+		for _, canary := range canaries {
 			if holds(text, canary) {
 				t.Errorf("%s is in %s", canary, where)
 			}

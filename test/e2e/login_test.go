@@ -50,6 +50,9 @@ func (w way) as(t *testing.T, o origin, password string) way {
 	return w
 }
 
+// unused is a password that the proxy has for a registry which nobody asks for.
+const unused = "unused-4cfe"
+
 // Clients that log in themselves at a registry with a password, of which the proxy has no login: each pulls with the right
 // one, and gets nothing without or with a wrong one, although all is in the cache by then. And clients without any login,
 // of which the proxy has one that changes all the time.
@@ -59,7 +62,8 @@ func TestLogins(t *testing.T) {
 	own := debianRegistry(t, world, "own.test", password, newImage(t, 110))
 	central := debianRegistry(t, world, "central.test", password, newImage(t, 120))
 	helper := newRotatingHelper(t, central)
-	p := startProxy(t, world, "REGISTRIES="+own.host+" "+central.host, "ALLOWED_NETWORKS=127.0.0.0/8", helper.path(), "AUTH_CONFIG_FILE="+helper.config)
+	p := startProxy(t, world, "REGISTRIES="+own.host+" "+central.host, "ALLOWED_NETWORKS=127.0.0.0/8", helper.path(), "AUTH_CONFIG_FILE="+helper.config,
+		"AUTH_REGISTRY_DELIMITER=|", "AUTH_REGISTRIES=third.test|robot|"+unused)
 	all, names := guests(t, p.way()), []string{"dockerd", "containerd", "podman", "skopeo"}
 	pushed := own.blobGETs()
 	for _, name := range names {
@@ -90,10 +94,16 @@ func TestLogins(t *testing.T) {
 	if got := len(helper.gave(t)); got != 4 { // two to us
 		t.Errorf("the helper gave %d passwords, want 4", got)
 	}
-	text := p.daemon.text()
-	for _, secret := range append(helper.gave(t), password) {
+	text, processes := p.daemon.text(), string(readFile(t, filepath.Join(helper.dir, "processes")))
+	if !strings.Contains(processes, program+" serve") {
+		t.Errorf("the proxy's command line was not seen:\n%s", processes)
+	}
+	for _, secret := range append(helper.gave(t), password, unused) {
 		if strings.Contains(text, secret) {
 			t.Errorf("the proxy logged the password %q", secret)
+		}
+		if strings.Contains(processes, secret) {
+			t.Errorf("the password %q is in a command line or a helper's environment", secret)
 		}
 	}
 }
@@ -135,7 +145,7 @@ func (p *proxy) served(registry string) []record {
 }
 
 // rotatingHelper is docker-credential-rotating: each time it is asked for its login it makes another password, and the
-// registry takes that one alone from then on.
+// registry takes that one alone from then on. It notes what there is to see of its process and its parent's.
 type rotatingHelper struct {
 	dir    string
 	config string // a config.json of Docker's that names it
@@ -145,6 +155,7 @@ type rotatingHelper struct {
 const rotatingScript = `#!/bin/sh
 set -e
 cd %[1]s
+{ tr '\0' ' ' </proc/$$/cmdline; tr '\0' ' ' </proc/$PPID/cmdline; env; } >>processes
 read -r server || [ -n "$server" ]
 [ "$1" = get ] || exit 2
 [ "$server" = %[2]s ] || { echo "credentials not found in native keychain"; exit 1; }
