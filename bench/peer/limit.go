@@ -2,12 +2,15 @@ package peer
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 
 	"container-registry-proxy/internal/store"
@@ -134,4 +137,24 @@ func (c *joined) send() error {
 	_, err := c.Conn.Write(c.buffer)
 	c.buffer = c.buffer[:0]
 	return err
+}
+
+// serveSmall answers every request with 2 KiB from memory: net/http over TLS, with the header fields of a blob and a line
+// in the log. It is what a small hit cannot be cheaper than, unless net/http is left.
+func serveSmall(l net.Listener, cert tls.Certificate) error {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	body := make([]byte, 2<<10)
+	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(body))
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "application/octet-stream")
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+		h.Set("Docker-Content-Digest", digest)
+		h.Set("ETag", `"`+digest+`"`)
+		h.Set("Accept-Ranges", "bytes")
+		_, _ = w.Write(body) // the client may have left
+		log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("bytes", len(body)))
+	}
+	server := &http.Server{Handler: http.HandlerFunc(answer)}
+	return server.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}))
 }

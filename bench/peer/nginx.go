@@ -150,7 +150,7 @@ func StartNginx(ctx context.Context, tools Tools, dir string, certs *Certificate
 	n := &Nginx{Relay: door(0, true), TLS: door(1, true), TLSECDSA: door(2, true), Plain: door(3, false), Tunnel: door(4, false)}
 	n.Process, err = Start(ctx, Command{
 		Name: "nginx", Path: tools.Nginx, Args: []string{"-p", dir, "-e", filepath.Join(dir, "nginx-error.log"), "-c", config}, Dir: dir,
-		Ready: listens(n.Relay.Addr),
+		Ready: listens(n.Relay.Addr, n.TLS.Addr, n.TLSECDSA.Addr, n.Plain.Addr, n.Tunnel.Addr),
 	})
 	return n, err
 }

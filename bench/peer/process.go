@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -199,15 +200,17 @@ func descendants(parent int) []int {
 }
 
 // freePort returns a port of the loopback interface that nobody listens on now. Programs that choose their own port
-// cannot say which they chose in one way.
+// cannot say which they chose in one way. It is none of those that the kernel gives to connections: a program that is
+// started again must not find its port taken by one.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const first, last = 10_000, 30_000
+	for range 100 {
+		port := strconv.Itoa(first + rand.IntN(last-first))
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", fmt.Errorf("no free port from %d to %d was found", first, last)
 }
 
 // freePorts returns n different ones.
@@ -227,13 +230,18 @@ func freePorts(n int) ([]string, error) {
 	return ports, nil
 }
 
-// listens is a Ready that succeeds once somebody takes connections on the address.
-func listens(addr string) func(context.Context) error {
+// listens is a Ready that succeeds once somebody takes connections on every address.
+func listens(addrs ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return err
+		for _, addr := range addrs {
+			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+			if err != nil {
+				return err
+			}
+			if err := c.Close(); err != nil {
+				return err
+			}
 		}
-		return c.Close()
+		return nil
 	}
 }

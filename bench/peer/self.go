@@ -34,6 +34,7 @@ func Be(role string, args []string) error {
 		listeners = append(listeners, l)
 	}
 	if role == RoleLimit {
+		go func() { _ = serveSmall(listeners[1], cert) }() // until the program is ended
 		return ServeLimit(listeners[0], cert, args[2])
 	}
 	return origin.New().Serve(listeners[0], listeners[1], listeners[2], cert)
@@ -67,11 +68,12 @@ func StartOrigin(ctx context.Context, dir string, certs *Certificates) (*Origin,
 type Limit struct {
 	*Process
 	Target load.Target
+	Small  load.Target // net/http's server
 }
 
 // StartLimit starts the limit with a file of size bytes.
 func StartLimit(ctx context.Context, dir string, certs *Certificates, size int64) (*Limit, error) {
-	port, err := freePort()
+	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
@@ -79,9 +81,11 @@ func StartLimit(ctx context.Context, dir string, certs *Certificates, size int64
 	if err := writeBlob(name, origin.Blob{Size: size}); err != nil {
 		return nil, err
 	}
-	addr := net.JoinHostPort("127.0.0.1", port)
-	l := &Limit{Target: load.Target{Addr: addr, Host: "localhost", TLS: client(certs.Roots)}}
-	l.Process, err = startSelf(ctx, dir, "limit", RoleLimit, certs, name, addr)
+	door := func(i int) load.Target {
+		return load.Target{Addr: net.JoinHostPort("127.0.0.1", ports[i]), Host: "localhost", TLS: client(certs.Roots)}
+	}
+	l := &Limit{Target: door(0), Small: door(1)}
+	l.Process, err = startSelf(ctx, dir, "limit", RoleLimit, certs, name, l.Target.Addr, l.Small.Addr)
 	return l, err
 }
 
@@ -91,7 +95,7 @@ func startSelf(ctx context.Context, dir, name, role string, certs *Certificates,
 		return nil, err
 	}
 	args := append([]string{role, certs.ECDSA, certs.ECDSAKey, file}, addrs...)
-	return Start(ctx, Command{Name: name, Path: self, Args: args, Dir: dir, Ready: listens(addrs[len(addrs)-1])})
+	return Start(ctx, Command{Name: name, Path: self, Args: args, Dir: dir, Ready: listens(addrs...)})
 }
 
 func writeBlob(name string, blob origin.Blob) error {

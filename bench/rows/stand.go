@@ -25,6 +25,7 @@ const (
 	Direct      = "origin"
 	Limit       = "limit"
 	LimitSums   = "limit-sums"
+	LimitHTTP   = "limit-http"
 )
 
 // The ways in which ours can be used. Where a peer has but one, that is taken.
@@ -206,6 +207,8 @@ func (s *Stand) door(column, way string) door {
 		return door{s.secure.Target, s.secure.Process}
 	case Limit, LimitSums:
 		return door{s.limit.Target, s.limit.Process}
+	case LimitHTTP:
+		return door{s.limit.Small, s.limit.Process}
 	case Direct:
 		return door{s.Origin.Direct, s.Origin.Process}
 	}
@@ -215,7 +218,7 @@ func (s *Stand) door(column, way string) door {
 // prime gets paths through every column once, so that each has them cached. The bodies of blobs are verified.
 func (s *Stand) prime(ctx context.Context, columns []string, way string, paths ...string) error {
 	for _, column := range s.present(columns, map[string]string{}) {
-		if column == Limit || column == LimitSums || column == Direct {
+		if column == Limit || column == LimitSums || column == LimitHTTP || column == Direct {
 			continue
 		}
 		c, err := load.Dial(ctx, s.door(column, way).Target, load.Options{})

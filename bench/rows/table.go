@@ -66,13 +66,14 @@ func mirror(scale Scale) Row {
 
 func small(scale Scale, kind string) Row {
 	titles := map[string]string{"config": "2 KiB config", "digest": "manifest by digest", "tag": "manifest by tag"}
-	columns := with(scale, Ours, Relay, Nginx)
+	columns := with(scale, Ours, Relay, Nginx, LimitHTTP)
 	return Row{
 		Name: "small-" + kind, Title: "hit, " + titles[kind] + ", keep-alive, 4 connections", Columns: columns,
 		Claims: []Claim{
 			{What: "CPU per request", Metric: cpuPerRequest, Over: Relay, AtMost: 0.9},
 			{What: "CPU per request", Metric: cpuPerRequest, Over: Nginx, AtMost: 1.4},
 			{What: "CPU per request, the aim", Metric: cpuPerRequest, Over: Nginx, AtMost: 1.15},
+			{What: "CPU per request", Metric: cpuPerRequest, Over: LimitHTTP, AtMost: 1.4},
 			{What: "p99", Metric: p99, Over: Nginx, AtMost: 2},
 		},
 		Prepare: smallHits(kind, 4, scale.Small, columns),
@@ -80,12 +81,13 @@ func small(scale Scale, kind string) Row {
 }
 
 func setUp(scale Scale, hybrid bool) Row {
-	columns := with(scale, Ours, Relay, NginxECDSA)
+	columns := with(scale, Ours, Relay, NginxECDSA, LimitHTTP)
 	row := Row{
 		Name: "setup", Title: "CONNECT + TLS + one small GET, 4 at a time", Columns: columns,
 		Claims: []Claim{
 			{What: "CPU per connection", Metric: cpuPerConn, Over: Relay, AtMost: 0.6},
 			{What: "CPU per connection", Metric: cpuPerConn, Over: NginxECDSA, AtMost: 0.95},
+			{What: "CPU per connection", Metric: cpuPerConn, Over: LimitHTTP, AtMost: 1.6},
 		},
 		Prepare: setUps(4, scale.SetUps, hybrid, columns),
 	}
