@@ -17,7 +17,12 @@ import (
 
 	"container-registry-proxy/internal/config"
 	"container-registry-proxy/internal/dial"
+	"container-registry-proxy/internal/garbage"
 )
+
+// heapFloor is below how many bytes the collector leaves the heap in peace. It is little beside what the page cache takes,
+// and saves a tenth of what a small request costs.
+const heapFloor = 32 << 20
 
 // drainTimeout is how long running pulls and tunnels may take to finish after the order to stop.
 const drainTimeout = 5 * time.Minute
@@ -29,6 +34,7 @@ func Run(ctx context.Context, environ []string, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
+	defer garbage.Floor(heapFloor)()
 	level := &slog.LevelVar{}
 	level.Set(cfg.LogLevel)
 	a, err := open(&App{cfg: cfg, log: newLogger(cfg, level, stderr), level: level})

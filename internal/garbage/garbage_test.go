@@ -1,0 +1,77 @@
+package garbage
+
+import (
+	"runtime"
+	"runtime/debug"
+	"testing"
+)
+
+var kept, dropped []byte
+
+// collections is how often the collector runs while n MiB are made and forgotten.
+func collections(n int) uint32 {
+	runtime.GC()
+	runtime.GC() // what the first has set is in force
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range n << 10 {
+		dropped = make([]byte, 1<<10)
+	}
+	runtime.ReadMemStats(&after)
+	return after.NumGC - before.NumGC
+}
+
+// It is not parallel, nor are others in this package: there is one collector.
+func TestASmallHeapIsLeftInPeace(t *testing.T) {
+	t.Setenv("GOGC", "")
+	stop := Floor(32 << 20)
+	few := collections(64)
+	stop()
+	many := collections(64)
+	if few == 0 || few*3 > many {
+		t.Errorf("%d collections with the floor and %d without, want one at least and a third at most", few, many)
+	}
+}
+
+func TestALargeHeapIsCollectedAsEver(t *testing.T) {
+	t.Setenv("GOGC", "")
+	kept = make([]byte, 32<<20)
+	defer func() { kept = nil }()
+	stop := Floor(32 << 20)
+	defer stop()
+	with := collections(64)
+	stop()
+	if without := collections(64); with+1 < without {
+		t.Errorf("%d collections with the floor and %d without, want as many", with, without)
+	}
+}
+
+func TestTheOperatorsChoiceStays(t *testing.T) {
+	t.Setenv("GOGC", "50")
+	before := debug.SetGCPercent(50)
+	defer debug.SetGCPercent(before)
+	defer Floor(32 << 20)()
+	runtime.GC()
+	runtime.GC()
+	if got := debug.SetGCPercent(50); got != 50 {
+		t.Errorf("GOGC=50 became %d", got)
+	}
+}
+
+func TestPercentFor(t *testing.T) {
+	for _, test := range []struct {
+		floor, alive uint64
+		want         int
+	}{
+		{32 << 20, 1 << 20, 800},
+		{32 << 20, 4 << 20, 700},
+		{32 << 20, 8 << 20, 300},
+		{32 << 20, 16 << 20, 100},
+		{32 << 20, 1 << 30, 100},
+		{32 << 20, 0, 800},
+	} {
+		if got := percentFor(test.floor, test.alive); got != test.want {
+			t.Errorf("%d alive of %d: %d, want %d", test.alive, test.floor, got, test.want)
+		}
+	}
+}
