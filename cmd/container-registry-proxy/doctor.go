@@ -36,6 +36,9 @@ The proxy is that of --proxy, else that of HTTPS_PROXY, else the one of this mac
 			if cfg.Proxy == "" {
 				cfg.Proxy = proxyOf(p.environ, local.Listen)
 			}
+			if u, err := url.Parse(cfg.Proxy); err == nil && u.Host != "" {
+				cfg.Proxy = u.Host // as "setup" takes it
+			}
 			if cfg.Admin == "" {
 				cfg.Admin = local.AdminListen
 			}
@@ -46,7 +49,7 @@ The proxy is that of --proxy, else that of HTTPS_PROXY, else the one of this mac
 			return nil
 		},
 	}
-	c.Flags().StringVar(&cfg.Proxy, "proxy", "", "the proxy's address for clients, `host:port`")
+	c.Flags().StringVar(&cfg.Proxy, "proxy", "", "the proxy's address for clients, `host:port` or its URL")
 	c.Flags().StringVar(&cfg.Admin, "admin", "", "the operator's listener, `host:port`, where it can be reached")
 	c.Flags().StringVar(&cfg.Image, "image", "", "the `image` to ask a registry about (default docker.io/library/hello-world:latest)")
 	return c

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 // setting is the command line of "setup".
 type setting struct {
 	client, proxy, mode, noProxy, root string
+	scheme                             string // of the proxy, which is its host and port alone once it was checked
 	undo, byAddress                    bool
 	every                              time.Duration
 }
@@ -93,10 +95,10 @@ func (s *setting) check(environ []string) error {
 		s.proxy = "http://" + s.proxy
 	}
 	u, err := url.Parse(s.proxy)
-	if err != nil || u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
 		return errors.New("--proxy: want its address and nothing else, such as http://192.168.66.72:3128")
 	}
-	s.proxy = u.Host
+	s.scheme, s.proxy = u.Scheme, u.Host
 	return nil
 }
 
@@ -110,7 +112,7 @@ func (s *setting) script(ctx context.Context) (string, error) {
 	host := s.proxy
 	if s.byAddress {
 		var err error
-		if host, err = resolved(ctx, host); err != nil {
+		if host, err = s.resolved(ctx); err != nil {
 			return "", err
 		}
 	}
@@ -120,12 +122,15 @@ func (s *setting) script(ctx context.Context) (string, error) {
 			query.Set(name, value)
 		}
 	}
-	u := url.URL{Scheme: "http", Host: host, Path: "/setup/" + s.client, RawQuery: query.Encode()}
+	u := url.URL{Scheme: s.scheme, Host: host, Path: "/setup/" + s.client, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return "", err
 	}
 	resp, err := (&http.Transport{}).RoundTrip(req) // not through a proxy: it may be this one
+	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
+		return "", fmt.Errorf("%w: this machine does not trust the proxy's authority yet: want http:// in --proxy, and SETUP_ADDRESS=%s://%s on the proxy", err, s.scheme, host)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: the proxy that --proxy names has to run", err)
 	}
@@ -137,12 +142,15 @@ func (s *setting) script(ctx context.Context) (string, error) {
 	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(string(body), "#!/bin/sh\n") {
 		return "", fmt.Errorf("%s is not this proxy, or of another version: it says %s: %.200s", &u, resp.Status, body)
 	}
+	if s.byAddress && !strings.Contains(string(body), "://"+host+"/") {
+		return "", fmt.Errorf("--by-address: the proxy has another address written than %s, that of its SETUP_ADDRESS: leave away the one or the other", host)
+	}
 	return string(body), nil
 }
 
-// resolved is an authority with an IP address in the place of its name: the same each time, if it has several.
-func resolved(ctx context.Context, authority string) (string, error) {
-	u := url.URL{Host: authority}
+// resolved is the proxy with an IP address in the place of its name: the same each time, if it has several.
+func (s *setting) resolved(ctx context.Context) (string, error) {
+	u := url.URL{Host: s.proxy}
 	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
 	if err != nil {
 		return "", err
@@ -155,7 +163,7 @@ func resolved(ctx context.Context, authority string) (string, error) {
 	}
 	port := u.Port()
 	if port == "" {
-		port = "80"
+		port = map[string]string{"http": "80", "https": "443"}[s.scheme]
 	}
 	if least == (netip.Addr{}) {
 		return "", fmt.Errorf("%s has no address", u.Hostname())

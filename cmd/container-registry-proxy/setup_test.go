@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -62,6 +64,12 @@ func TestSetupRefuses(t *testing.T) {
 	t.Parallel()
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) }))
 	defer other.Close()
+	named := httptest.NewServer(setup.Handler(setup.Config{Address: "https://proxy.example:3128"}))
+	defer named.Close()
+	overTLS := httptest.NewUnstartedServer(setup.Handler(setup.Config{}))
+	overTLS.Config.ErrorLog = log.New(io.Discard, "", 0)
+	overTLS.StartTLS()
+	defer overTLS.Close()
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	for _, tt := range []struct {
@@ -76,7 +84,9 @@ func TestSetupRefuses(t *testing.T) {
 		{[]string{"docker", "--no-proxy", "$(id)"}, 2, "such as 10.0.0.0/8"},
 		{[]string{"docker", "--mode=mirror", "--no-proxy=.svc"}, 2, "leave it away"},
 		{[]string{"docker", "--every", "1m"}, 2, "together with --root"},
-		{[]string{"docker", "--proxy", "https://proxy:3128"}, 2, "such as http://192.168.66.72:3128"},
+		{[]string{"docker", "--proxy", "ftp://proxy:3128"}, 2, "such as http://192.168.66.72:3128"},
+		{[]string{"docker", "--proxy", overTLS.URL}, 1, "SETUP_ADDRESS=" + overTLS.URL + " on the proxy"},
+		{[]string{"docker", "--proxy", named.URL, "--by-address"}, 1, "leave away the one or the other"},
 		{[]string{"docker", "--proxy", "http://proxy:3128/setup"}, 2, "such as http://192.168.66.72:3128"},
 		{[]string{"docker", "--proxy", "http://user:secret@proxy:3128"}, 2, "such as http://192.168.66.72:3128"},
 		{[]string{"docker", "--proxy", gone.URL}, 1, "has to run"},

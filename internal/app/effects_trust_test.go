@@ -199,6 +199,24 @@ func effectTLSKeyFile(t *testing.T) {
 	}
 }
 
+// effectSetupAddress: clients are set up for the address that the operator names, whatever they asked, and get a
+// certificate for it.
+func effectSetupAddress(t *testing.T) {
+	h := start(t, registrytest.NewWorld(t), "SETUP_ADDRESS=https://proxy.example:8443")
+	h.local("GET", "/").expect(t, 200, "HTTPS_PROXY=https://proxy.example:8443/")
+	h.local("GET", "/setup/docker").expect(t, 200, "'HTTPS_PROXY=https://proxy.example:8443/'")
+	h.local("GET", "/setup/docker?mode=mirror").expect(t, 200, `"registry-mirrors": ["https://proxy.example:8443"]`)
+	if _, err := h.greetsAs("proxy.example", h.trusted); err != nil {
+		t.Errorf("TLS to the proxy by the name of SETUP_ADDRESS: %v, want a leaf for it", err)
+	}
+	byAddress := start(t, registrytest.NewWorld(t), "SETUP_ADDRESS=https://192.0.2.1:3128")
+	if _, err := byAddress.greetsAs("192.0.2.1", byAddress.trusted); err != nil {
+		t.Errorf("TLS to the proxy by the address of SETUP_ADDRESS, for which clients send no name: %v, want a leaf for it", err)
+	}
+	without := start(t, registrytest.NewWorld(t))
+	without.local("GET", "/setup/docker").expect(t, 200, "'HTTPS_PROXY=http://"+without.address+"/'")
+}
+
 func effectTLSNames(t *testing.T) {
 	world := registrytest.NewWorld(t)
 	h := start(t, world, "TLS_NAMES=proxy.example")

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,7 +23,7 @@ func newLogger(cfg *config.Config, level slog.Leveler, w io.Writer) *slog.Logger
 
 // greet says in a few lines what runs where, and what to do next on a client.
 func (a *App) greet(w io.Writer) {
-	proxy := "http://" + a.clientAddress()
+	proxy := cmp.Or(a.cfg.SetupAddress, "http://"+a.clientAddress())
 	certificate := a.cfg.CACertFile
 	if certificate == "" {
 		certificate = filepath.Join(a.cfg.CADirectory, "ca.crt")

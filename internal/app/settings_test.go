@@ -80,6 +80,7 @@ func effects() map[string]func(*testing.T) {
 		"DEBUG_NGINX":  effectDebugNginx,
 		"CONFIG_FILE":  effectConfigFile,
 
+		"SETUP_ADDRESS":         effectSetupAddress,
 		"DEFAULT_REGISTRY":      effectDefaultRegistry,
 		"MIRROR_ALL_REGISTRIES": effectMirrorAll,
 

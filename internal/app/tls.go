@@ -1,11 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -36,6 +39,17 @@ func serverTLS(current func() *config.Config, authority *mitm.Authority, own own
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, strings.ToLower(host))
 	}
+	clients, err := url.Parse(cfg.SetupAddress)
+	if err != nil {
+		return nil, fmt.Errorf("SETUP_ADDRESS=%s: %w", cfg.SetupAddress, err)
+	}
+	names = append(names, clients.Hostname())
+	// A client that calls us by an address sends no name; behind a balancer or a container's port it is not that of the
+	// connection.
+	byAddress := ""
+	if _, err := netip.ParseAddr(clients.Hostname()); err == nil && clients.Scheme == "https" {
+		byAddress = clients.Hostname()
+	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		local, port, err := net.SplitHostPort(hello.Conn.LocalAddr().String())
 		if err != nil {
@@ -43,7 +57,7 @@ func serverTLS(current func() *config.Config, authority *mitm.Authority, own own
 		}
 		name := oci.CanonicalHost(hello.ServerName)
 		if name == "" {
-			name = local
+			name = cmp.Or(byAddress, local)
 		}
 		if name != local && !slices.Contains(names, name) && !own(hello.Context(), net.JoinHostPort(name, port)) {
 			return nil, fmt.Errorf("%q is not one of the proxy's names: TLS_NAMES may add it", name)

@@ -137,7 +137,7 @@ func (a *App) wire() (*parts, error) {
 			GiveUp: cfg.GiveUp, Log: log.With("component", "registry"),
 		}),
 		Local: setup.Handler(setup.Config{
-			CertificatePEM: authority.CertificatePEM(), Registries: cfg.Registries.Mirrored(), Healthy: a.healthy,
+			CertificatePEM: authority.CertificatePEM(), Address: cfg.SetupAddress, Registries: cfg.Registries.Mirrored(), Healthy: a.healthy,
 		}),
 		Authority: authority, Dialer: tunnels, Upstream: client.Transport(), ClientToken: client.Auth().ClientToken,
 		Guard: func() proxy.Guard { return a.live.Load().guard }, Saw: trust.Saw,

@@ -48,6 +48,10 @@ type Config struct {
 	// TLSNames are names of the proxy, beside those that resolve to this machine (TLS_NAMES, none).
 	TLSNames []string
 
+	// SetupAddress is how clients reach the proxy, http:// or https:// and host or host:port, as the set-up scripts have it
+	// (SETUP_ADDRESS). Empty means as a client did that asked for its script.
+	SetupAddress string
+
 	// DefaultRegistry is the registry that a request to the proxy as a mirror means which names none (DEFAULT_REGISTRY,
 	// docker.io).
 	DefaultRegistry oci.Registry

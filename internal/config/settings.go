@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -56,6 +57,10 @@ func settings() []setting {
 		{env: "TLS_CRT_FILE", parse: text(func(c *Config) *string { return &c.TLSCertFile })},
 		{env: "TLS_KEY_FILE", parse: text(func(c *Config) *string { return &c.TLSKeyFile })},
 		{env: "TLS_NAMES", list: true, parse: parseNames},
+		{env: "SETUP_ADDRESS", parse: func(c *Config, v string) (err error) {
+			c.SetupAddress, err = parseSetupAddress(v)
+			return err
+		}},
 		{env: "DEFAULT_REGISTRY", fallback: string(oci.DockerHub), parse: func(c *Config, v string) (err error) {
 			if c.DefaultRegistry, err = oci.ParseRegistry(v); err != nil {
 				return explainHost(v)
@@ -258,6 +263,19 @@ func parseNames(c *Config, v string) error {
 		c.TLSNames = append(c.TLSNames, host)
 	}
 	return errors.Join(errs...)
+}
+
+// parseSetupAddress takes the proxy's URL. Nothing in what it returns means anything to a shell.
+func parseSetupAddress(v string) (string, error) {
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || strings.Trim(u.Path, "/") != "" || strings.ContainsAny(v, "?#") {
+		return "", fmt.Errorf("%s: want http:// or https:// with a host and a port, such as https://proxy.example.com:3128", show(v))
+	}
+	host, port, err := splitAuthority(u.Host)
+	if err != nil {
+		return "", fmt.Errorf("%s: %s is no host[:port]: want one such as https://proxy.example.com:3128", show(v), show(u.Host))
+	}
+	return u.Scheme + "://" + hostPort{host, port}.String(), nil
 }
 
 // parseUser takes uid or uid:gid apart; the group of a user alone has its number.

@@ -76,7 +76,7 @@ func (e *examination) trust(context.Context) Finding {
 			continue
 		}
 		if holds(content, e.authority) {
-			return finding(Good, "/%s has the proxy's authority", name)
+			return e.trustOfDaemons(finding(Good, "/%s has the proxy's authority", name))
 		}
 		if mirrors := e.mirrorFiles(); len(mirrors) > 0 {
 			return finding(Good, "/%s does not have the proxy's authority, and need not: %s uses the proxy as a mirror", name, mirrors[0])
@@ -84,6 +84,26 @@ func (e *examination) trust(context.Context) Finding {
 		return finding(Bad, "/%s does not have the proxy's authority: put http://%s/ca.crt where update-ca-certificates or update-ca-trust looks, as %s, and run that", name, e.cfg.Proxy, anchor)
 	}
 	return finding(Unknown, "this machine has no file of trusted roots in a place known here")
+}
+
+// trustOfDaemons is otherwise, unless a daemon that uses the proxy was told of a file of roots of its own, which lacks the
+// authority.
+func (e *examination) trustOfDaemons(otherwise Finding) Finding {
+	for _, name := range daemons {
+		environ, running := e.environOf(name)
+		file := environ["SSL_CERT_FILE"]
+		if !running || file == "" || value(environ, "HTTPS_PROXY", "https_proxy") == "" {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(e.cfg.Root, file))
+		if err != nil {
+			return finding(Bad, "%s was started with SSL_CERT_FILE=%s, which cannot be read: %s", name, file, short(err))
+		}
+		if !holds(content, e.authority) {
+			return finding(Bad, "%s was started with SSL_CERT_FILE=%s, which does not have the proxy's authority: add http://%s/ca.crt to it, or leave that variable away, and restart it", name, file, e.cfg.Proxy)
+		}
+	}
+	return otherwise
 }
 
 // holds reports whether a PEM file has a certificate.

@@ -104,14 +104,34 @@ func (p *patient) write(name, content string) {
 	}
 }
 
+func (p *patient) remove(name string) {
+	p.t.Helper()
+	if err := os.Remove(filepath.Join(p.root, name)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// daemon makes the only one that runs another one.
 func (p *patient) daemon(name string, environ ...string) {
 	p.t.Helper()
-	p.write("proc/4711/comm", name+"\n")
-	p.write("proc/4711/environ", strings.Join(environ, "\x00")+"\x00")
+	p.process(4711, name, environ...)
+}
+
+func (p *patient) process(pid int, name string, environ ...string) {
+	p.t.Helper()
+	dir := fmt.Sprintf("proc/%d/", pid)
+	p.write(dir+"comm", name+"\n")
+	p.write(dir+"environ", strings.Join(environ, "\x00")+"\x00")
 }
 
 // expiring is an authority with this much time left.
 func expiring(t *testing.T, left time.Duration) []byte {
+	t.Helper()
+	return issued(t, time.Now().Add(-10*365*24*time.Hour), time.Now().Add(left))
+}
+
+// issued is an authority that is valid for a time.
+func issued(t *testing.T, from, until time.Time) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -119,7 +139,7 @@ func expiring(t *testing.T, left time.Duration) []byte {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "old"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-10 * 365 * 24 * time.Hour), NotAfter: time.Now().Add(left),
+		NotBefore: from, NotAfter: until,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -156,6 +176,10 @@ func TestOneThingIsWrong(t *testing.T) {
 		{"the name does not resolve", func(p *patient) {
 			p.cfg.LookupHost = func(context.Context, string) ([]string, error) { return nil, errors.New("no such host") }
 		}, "dns", doctor.Bad, "proxy.test does not resolve"},
+		{"the proxy has no port", func(p *patient) {
+			p.cfg.Proxy = "proxy.test"
+			p.daemon("dockerd", "HTTPS_PROXY=http://proxy.test/")
+		}, "dns", doctor.Bad, "want host:port"},
 		{"nothing listens", func(p *patient) {
 			p.cfg.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return (&net.Dialer{}).DialContext(ctx, network, "127.0.0.1:1")
@@ -174,9 +198,30 @@ func TestOneThingIsWrong(t *testing.T) {
 			p.authority = expiring(p.t, 24*time.Hour)
 			p.write("etc/ssl/certs/ca-certificates.crt", string(p.authority))
 		}, "certificate", doctor.Warning, "expires"},
+		{"the authority is not valid yet", func(p *patient) {
+			p.authority = issued(p.t, time.Now().Add(48*time.Hour), time.Now().Add(96*time.Hour))
+			p.write("etc/ssl/certs/ca-certificates.crt", string(p.authority))
+		}, "certificate", doctor.Bad, "valid only from"},
+		{"something else listens", func(p *patient) { p.authority = []byte("<html>") }, "certificate", doctor.Bad, "something else may listen"},
 		{"the authority is not trusted", func(p *patient) {
 			p.write("etc/ssl/certs/ca-certificates.crt", string(expiring(p.t, time.Hour)))
 		}, "trust", doctor.Bad, "update-ca-certificates"},
+		{"the authority is not trusted by Fedora or RHEL", func(p *patient) {
+			p.remove("etc/ssl/certs/ca-certificates.crt")
+			p.write("etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", string(expiring(p.t, time.Hour)))
+		}, "trust", doctor.Bad, "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem does not have"},
+		{"the authority is not trusted by SUSE", func(p *patient) {
+			p.remove("etc/ssl/certs/ca-certificates.crt")
+			p.write("var/lib/ca-certificates/ca-bundle.pem", string(expiring(p.t, time.Hour)))
+		}, "trust", doctor.Bad, "/var/lib/ca-certificates/ca-bundle.pem does not have"},
+		{"a daemon has roots of its own", func(p *patient) {
+			p.write("etc/docker/roots.pem", string(expiring(p.t, time.Hour)))
+			p.daemon("dockerd", "HTTPS_PROXY=http://"+p.cfg.Proxy+"/", "SSL_CERT_FILE=/etc/docker/roots.pem")
+		}, "trust", doctor.Bad, "dockerd was started with SSL_CERT_FILE=/etc/docker/roots.pem, which does not have"},
+		{"a daemon has roots that are gone", func(p *patient) {
+			p.daemon("dockerd", "HTTPS_PROXY=http://"+p.cfg.Proxy+"/", "SSL_CERT_FILE=/etc/docker/roots.pem")
+		}, "trust", doctor.Bad, "cannot be read"},
+		{"the image has no tag", func(p *patient) { p.cfg.Image = "docker.io/library/alpine" }, "upstream", doctor.Bad, "such as docker.io/library/alpine:latest"},
 		{"the registry is out of reach", func(p *patient) {
 			p.registry = func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusServiceUnavailable)
@@ -196,6 +241,9 @@ func TestOneThingIsWrong(t *testing.T) {
 		{"the daemon uses another proxy", func(p *patient) {
 			p.daemon("containerd", "HTTPS_PROXY=http://user:secret@other.test:8080", "NO_PROXY=")
 		}, "containerd", doctor.Bad, "other.test:8080"},
+		{"CRI-O uses no proxy", func(p *patient) { p.daemon("crio", "PATH=/bin") }, "crio", doctor.Bad, "/setup/crio | sudo sh"},
+		{"BuildKit uses no proxy", func(p *patient) { p.daemon("buildkitd", "PATH=/bin") }, "buildkitd", doctor.Bad, "/setup/buildkit | sudo sh"},
+		{"one daemon of two uses no proxy", func(p *patient) { p.process(4712, "containerd", "PATH=/bin") }, "containerd", doctor.Bad, "/setup/containerd | sudo sh"},
 		{"NO_PROXY leads past it", func(p *patient) {
 			p.daemon("dockerd", "HTTPS_PROXY=http://"+p.cfg.Proxy+"/", "NO_PROXY=localhost,.docker.io")
 		}, "no_proxy", doctor.Bad, "registry-1.docker.io"},

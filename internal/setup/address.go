@@ -12,7 +12,7 @@ import (
 // sed or to systemd.
 var hostPort = regexp.MustCompile(`^([a-z0-9_](?:[a-z0-9._-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?$`)
 
-// clientAddress is a request's Host as it goes into a script, in lower case: host or host:port. It is not ok if a client
+// clientAddress is what a client calls the proxy, such as a request's Host, as it goes into a script, in lower case: host or host:port. It is not ok if a client
 // could not use it.
 func clientAddress(host string) (address string, ok bool) {
 	address = strings.ToLower(host)

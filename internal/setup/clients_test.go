@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -56,6 +57,34 @@ func settings() []setting {
 			"etc/rancher/k3s/registries.yaml": "  \"reg.test:5000\":\n    endpoint: [\"http://ADDRESS\"]\n",
 		}, restarted("k3s.service"), restarted("k3s.service")},
 	}
+}
+
+// overTLS are the clients in mirror mode where the proxy is reached over TLS: none takes an insecure registry, and the
+// authority is in a file of the client's own.
+func overTLS() []setting {
+	const authority = "-----BEGIN CERTIFICATE-----"
+	const mirrors = "location = \"ADDRESS/quay.io\"\n[[registry]]"
+	const drop = "etc/containers/registries.conf.d/zz-container-registry-proxy.conf"
+	const certs = "etc/containers/certs.d/ADDRESS/ca.crt"
+	settings := settings()
+	settings = slices.DeleteFunc(settings, func(s setting) bool { return s.query == "" })
+	for i, changes := range []map[string]string{
+		{"etc/docker/daemon.json": "{\n  \"registry-mirrors\": [\"https://ADDRESS\"]\n}\n", "etc/docker/certs.d/ADDRESS/ca.crt": authority},
+		{
+			"etc/containerd/certs.d/_default/hosts.toml":  "[host.\"https://ADDRESS\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/etc/containerd/container-registry-proxy.crt\"\n",
+			"etc/containerd/container-registry-proxy.crt": authority,
+		},
+		{drop: mirrors, certs: authority},
+		{drop: mirrors, certs: authority},
+		{"etc/buildkit/buildkitd.toml": "[registry.\"ADDRESS\"]\n  ca = [\"/etc/buildkit/container-registry-proxy.crt\"]\n", "etc/buildkit/container-registry-proxy.crt": authority},
+		{
+			"etc/rancher/k3s/registries.yaml":              "    endpoint: [\"https://ADDRESS\"]\nconfigs:\n  \"ADDRESS\":\n    tls:\n      ca_file: /etc/rancher/k3s/container-registry-proxy.crt\n",
+			"etc/rancher/k3s/container-registry-proxy.crt": authority,
+		},
+	} {
+		settings[i].changes = changes
+	}
+	return settings
 }
 
 // newClientMachine has the units, a trust store, and the programs that scripts look for.
@@ -124,45 +153,59 @@ func script(address, path string) string {
 func TestSetUpAndUndo(t *testing.T) {
 	t.Parallel()
 	needSandbox(t)
-	address := serveScripts(t)
+	plain := serveScripts(t)
+	tls := serveHandler(t, Handler(Config{CertificatePEM: newAuthority(t), Registries: registries, Address: "https://Proxy.example"}))
 	for _, s := range settings() {
 		t.Run(s.client+s.query, func(t *testing.T) {
 			t.Parallel()
-			m := newClientMachine(t, s.units...)
-			before := m.tree()
-			trusted, distrusted := []string{"update-ca-certificates"}, []string{"update-ca-certificates --fresh"}
-			if s.query != "" {
-				trusted, distrusted = nil, nil
-			}
-			m.mustRun(script(address, s.client+s.query))
-			m.wantCalls("first run", append(trusted, s.calls...)...)
-			for file, want := range s.changes {
-				if got := m.read(file); !strings.Contains(got, strings.ReplaceAll(want, "ADDRESS", address)) {
-					t.Errorf("%s is %q, want %q in it", file, got, want)
-				}
-			}
-			if got := m.read(anchor) != ""; got != (s.query == "") {
-				t.Errorf("an authority is trusted: %t", got)
-			}
-			after := m.tree()
-			if out := m.mustRun(script(address, s.client+s.query)); !strings.Contains(out, s.client+" is set up") {
-				t.Errorf("second run: %s", out)
-			}
-			m.wantCalls("second run")
-			if got := m.tree(); got != after {
-				t.Errorf("the second run changed something:\n%s\nwas\n%s", got, after)
-			}
-			m.mustRun(script(address, s.client+"/undo"))
-			m.wantCalls("undo", append(distrusted, s.undone...)...)
-			if got := m.tree(); got != before {
-				t.Errorf("after the undo there is\n%s\nbefore there was\n%s", got, before)
-			}
-			if out := m.mustRun(script(address, s.client+"/undo")); !strings.Contains(out, "nothing was changed") {
-				t.Errorf("second undo: %s", out)
-			}
-			m.wantCalls("second undo")
+			s.run(t, plain, plain)
 		})
 	}
+	for _, s := range overTLS() {
+		t.Run(s.client+s.query+" over TLS", func(t *testing.T) {
+			t.Parallel()
+			s.run(t, tls, "proxy.example:443")
+		})
+	}
+}
+
+// run runs the script that is served at an address, which names the proxy as known.
+func (s setting) run(t *testing.T, address, known string) {
+	t.Helper()
+	m := newClientMachine(t, s.units...)
+	before := m.tree()
+	trusted, distrusted := []string{"update-ca-certificates"}, []string{"update-ca-certificates --fresh"}
+	if s.query != "" {
+		trusted, distrusted = nil, nil
+	}
+	m.mustRun(script(address, s.client+s.query))
+	m.wantCalls("first run", append(trusted, s.calls...)...)
+	for file, want := range s.changes {
+		file, want = strings.ReplaceAll(file, "ADDRESS", known), strings.ReplaceAll(want, "ADDRESS", known)
+		if got := m.read(file); !strings.Contains(got, want) {
+			t.Errorf("%s is %q, want %q in it", file, got, want)
+		}
+	}
+	if got := m.read(anchor) != ""; got != (s.query == "") {
+		t.Errorf("an authority is trusted: %t", got)
+	}
+	after := m.tree()
+	if out := m.mustRun(script(address, s.client+s.query)); !strings.Contains(out, s.client+" is set up") {
+		t.Errorf("second run: %s", out)
+	}
+	m.wantCalls("second run")
+	if got := m.tree(); got != after {
+		t.Errorf("the second run changed something:\n%s\nwas\n%s", got, after)
+	}
+	m.mustRun(script(address, s.client+"/undo"))
+	m.wantCalls("undo", append(distrusted, s.undone...)...)
+	if got := m.tree(); got != before {
+		t.Errorf("after the undo there is\n%s\nbefore there was\n%s", got, before)
+	}
+	if out := m.mustRun(script(address, s.client+"/undo")); !strings.Contains(out, "nothing was changed") {
+		t.Errorf("second undo: %s", out)
+	}
+	m.wantCalls("second undo")
 }
 
 // What others wrote is never written over, and what they have to write themselves is said.

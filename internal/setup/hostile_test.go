@@ -22,7 +22,9 @@ func scriptPaths() []string {
 // Root runs what a script says, and the Host header is a stranger's. The nginx originals print whatever it holds.
 func TestHostileHosts(t *testing.T) {
 	t.Parallel()
-	h := Handler(Config{CertificatePEM: newAuthority(t)})
+	certificate := newAuthority(t)
+	h := Handler(Config{CertificatePEM: certificate})
+	named := Handler(Config{CertificatePEM: certificate, Address: "https://proxy.example:3128"})
 	refusal := get(h, "GET", "/setup/systemd", "").Body.String()
 	for _, host := range []string{
 		"", " ", ":", ":3128", "proxy:", "proxy:port", "proxy:0", "proxy:65536", "proxy:99999", "proxy:-1", "proxy:+1", "proxy:3128:3128", "proxy:3128/", "proxy/x",
@@ -35,6 +37,9 @@ func TestHostileHosts(t *testing.T) {
 			got := get(h, "GET", path, host)
 			if got.Code != 400 || got.Body.String() != refusal {
 				t.Errorf("%s of Host %q: status %d, want 400 and nothing of the host: %s", path, host, got.Code, got.Body)
+			}
+			if got, want := get(named, "GET", path, host).Body.String(), get(named, "GET", path, "proxy:3128").Body.String(); got != want {
+				t.Errorf("%s of Host %q where the operator has named the proxy: want the script that all get: %s", path, host, got)
 			}
 		}
 		if got := get(h, "GET", "/", host); got.Code != 200 || !strings.Contains(got.Body.String(), "http://ADDRESS:3128/ca.crt") {
@@ -51,6 +56,42 @@ func TestHostileHosts(t *testing.T) {
 			if got.Code != 200 || !strings.Contains(got.Body.String(), "http://"+want+"/") {
 				t.Errorf("%s of Host %q: status %d, want a script for %s: %s", path, host, got.Code, want, got.Body)
 			}
+		}
+	}
+}
+
+// Where clients reach the proxy is what the operator says. If he says nothing, a connection that is TLS is no header that a
+// stranger could have made up.
+func TestAddressOfTheProxy(t *testing.T) {
+	t.Parallel()
+	certificate := newAuthority(t)
+	for _, tt := range []struct{ set, asked, want string }{
+		{"", "http://proxy:3128", "http://proxy:3128"},
+		{"", "https://proxy:3128", "https://proxy:3128"},
+		{"", "https://proxy.lan", "https://proxy.lan:443"},
+		{"http://10.0.0.1:3128", "https://proxy:3128", "http://10.0.0.1:3128"},
+		{"https://proxy.example:8443", "http://10.0.0.1:3128", "https://proxy.example:8443"},
+		{"https://[fd00::1]:3128", "http://10.0.0.1:3128", "https://[fd00::1]:3128"},
+	} {
+		h := Handler(Config{CertificatePEM: certificate, Address: tt.set})
+		body := func(path string) string {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", tt.asked+path, nil))
+			return w.Body.String()
+		}
+		for path, want := range map[string]string{
+			"/": "HTTPS_PROXY=" + tt.want + "/\n", "/setup/docker": "'HTTPS_PROXY=" + tt.want + "/'", "/setup/systemd": `"HTTPS_PROXY=` + tt.want + `/"`,
+			"/setup/docker?mode=mirror": `["` + tt.want + `"]`,
+		} {
+			if got := body(path); !strings.Contains(got, want) {
+				t.Errorf("SETUP_ADDRESS=%s, asked at %s: %s has no %s: %s", tt.set, tt.asked, path, want, got)
+			}
+		}
+	}
+	// Configurations that nobody checked are no way in either.
+	for _, set := range []string{"https://", "https://proxy$(id)", "https://proxy:3128/x", "https://user@proxy", "https://proxy\nid"} {
+		if got := get(Handler(Config{CertificatePEM: certificate, Address: set}), "GET", "/setup/docker", "proxy:3128"); got.Code != 400 {
+			t.Errorf("SETUP_ADDRESS=%q: status %d: %s", set, got.Code, got.Body)
 		}
 	}
 }

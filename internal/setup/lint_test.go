@@ -12,16 +12,22 @@ import (
 // reached without the proxy, an IPv6 address, no port.
 func written(t *testing.T) []string {
 	t.Helper()
-	h := Handler(Config{CertificatePEM: newAuthority(t), Registries: registries})
+	certificate := newAuthority(t)
+	plain := Handler(Config{CertificatePEM: certificate, Registries: registries})
+	tls := Handler(Config{CertificatePEM: certificate, Registries: registries, Address: "https://proxy.example"})
 	dir := t.TempDir()
 	var files []string
 	for _, name := range Clients() {
 		for suffix, from := range map[string][2]string{
 			"": {"", "proxy:3128"}, "-no-proxy": {"?no_proxy=10.0.0.0/8,fd00::/8,.svc", "[fd00::1]:3128"},
-			"-mirror": {"?mode=mirror", "192.168.66.72"}, "-undo": {"/undo", "proxy"},
+			"-mirror": {"?mode=mirror", "192.168.66.72"}, "-mirror-tls": {"?mode=mirror", "proxy"}, "-undo": {"/undo", "proxy"},
 		} {
+			h := plain
+			if strings.HasSuffix(suffix, "-tls") {
+				h = tls
+			}
 			answer := get(h, "GET", "/setup/"+name+from[0], from[1])
-			if name == "systemd" && suffix == "-mirror" {
+			if name == "systemd" && strings.HasPrefix(suffix, "-mirror") {
 				continue
 			}
 			if answer.Code != 200 {

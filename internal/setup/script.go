@@ -84,17 +84,30 @@ func Undo(name string) (string, error) {
 
 // destination is the proxy as its clients know it.
 type destination struct {
+	tls        bool   // it is reached over TLS
 	address    string // host or host:port, checked by clientAddress
 	authority  authority
 	registries []string // those that it mirrors, each checked by hostPort
 }
 
+// url is without a slash at its end.
+func (d destination) url() string {
+	if d.tls {
+		return "https://" + d.address
+	}
+	return "http://" + d.address
+}
+
 // authorityName is host:port: a name without a port or a dot is no registry to a client.
 func (d destination) authorityName() string {
-	if strings.HasSuffix(d.address, "]") || !strings.Contains(d.address, ":") {
+	switch {
+	case !strings.HasSuffix(d.address, "]") && strings.Contains(d.address, ":"):
+		return d.address
+	case d.tls:
+		return d.address + ":443"
+	default:
 		return d.address + ":80"
 	}
-	return d.address
 }
 
 // setUp returns the script that sets a client up.
@@ -108,16 +121,20 @@ func (d destination) setUp(c client, o Options) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return kind("Makes the nodes of a Kind cluster pull images through the caching proxy at http://"+d.address+"/, by way of the\n# container engine: CLUSTER is the first argument, or kind. It may be run again.", node), nil
+		return kind("Makes the nodes of a Kind cluster pull images through the caching proxy at "+d.url()+"/, by way of the\n# container engine: CLUSTER is the first argument, or kind. It may be run again.", node), nil
 	}
 	about := "Makes @CLIENT@ on this machine pull images through the caching proxy at @PROXY@/: adds its authority to the\n# trusted roots, and has @CLIENT@ use it as HTTPS_PROXY."
 	pieces, mode := c.intercept, "intercept"
 	if o.Mirror {
-		about = "Makes @CLIENT@ on this machine pull images through the caching proxy at @PROXY@/ as a mirror: no authority to trust,\n# and the registries themselves when the proxy is away."
-		pieces, mode = c.mirror, "mirror"
-	}
-	if pieces == nil {
-		return "", fmt.Errorf("mode=mirror: %s has none: want /setup/docker, /setup/containerd or another client by its name", c.name)
+		if c.mirror == nil {
+			return "", fmt.Errorf("mode=mirror: %s has none: want /setup/docker, /setup/containerd or another client by its name", c.name)
+		}
+		trusts, how := "no authority to trust", "mirror-plain"
+		if d.tls {
+			trusts, how = "its authority is trusted for nobody else", "mirror-tls"
+		}
+		about = "Makes @CLIENT@ on this machine pull images through the caching proxy at @PROXY@/ as a mirror: " + trusts + ",\n# and the registries themselves are asked when the proxy is away."
+		pieces, mode = append([]string{how}, c.mirror...), "mirror"
 	}
 	about += " Run it as root. It may be run again: what is right already stays."
 	pieces = append([]string{"notes", "put"}, pieces...)
@@ -126,10 +143,10 @@ func (d destination) setUp(c client, o Options) (string, error) {
 	}
 	v := values{
 		"CLIENT": c.name, "MODE": mode, "SERVICES": c.services, "PROGRAMS": c.programs, "APPLY": c.apply,
-		"PROXY": "http://" + d.address, "AUTHORITY": d.authorityName(), "REGISTRIES": strings.Join(d.registries, " "),
+		"PROXY": d.url(), "AUTHORITY": d.authorityName(), "REGISTRIES": strings.Join(d.registries, " "),
 		"CERTIFICATES": d.authority.pem, "FINGERPRINT": d.authority.fingerprint,
 	}
-	settings := []string{c.prefix + "HTTPS_PROXY=http://" + d.address + "/"}
+	settings := []string{c.prefix + "HTTPS_PROXY=" + d.url() + "/"}
 	v["NO_PROXY_LINE"] = ""
 	if o.NoProxy != "" {
 		settings = append(settings, c.prefix+"NO_PROXY="+o.NoProxy)
@@ -175,13 +192,13 @@ func (v values) fill(text string) string {
 const welcomeText = `container-registry-proxy: the caching proxy is working!
 
 Set up a client, as root (read it first, it is short):
-  curl -fsS http://@ADDRESS@/setup/CLIENT | sh               it trusts this proxy's authority, and uses it for every registry
-  curl -fsS http://@ADDRESS@/setup/CLIENT?mode=mirror | sh   it knows this proxy as a mirror, and trusts nobody new
-  curl -fsS http://@ADDRESS@/setup/CLIENT/undo | sh          all is as it was
+  curl -fsS @PROXY@/setup/CLIENT | sh               it trusts this proxy's authority, and uses it for every registry
+  curl -fsS @PROXY@/setup/CLIENT?mode=mirror | sh   it knows this proxy as a mirror, and trusts nobody new
+  curl -fsS @PROXY@/setup/CLIENT/undo | sh          all is as it was
 CLIENT is one of @CLIENTS@.
 Set up any other client by hand: trust the certificate, and set the environment variable for it.
-  http://@ADDRESS@/ca.crt   SHA-256 @FINGERPRINT@
-  HTTPS_PROXY=http://@ADDRESS@/
+  @PROXY@/ca.crt   SHA-256 @FINGERPRINT@
+  HTTPS_PROXY=@PROXY@/
 Then pull an image twice: the second time, X-Cache and the proxy's log say HIT.
 `
 

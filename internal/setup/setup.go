@@ -13,6 +13,9 @@ import (
 type Config struct {
 	// CertificatePEM is the authority's certificate, with those above it if there are any.
 	CertificatePEM []byte
+	// Address is how clients reach the proxy, http:// or https:// and host or host:port, as config.Config has it. Empty means
+	// as they do that ask for a page.
+	Address string
 	// Registries are those that the proxy mirrors, host or host:port, for clients that want each of them by name.
 	Registries []string
 	// Healthy says why the proxy is not well, or nothing; nil means always well. Everyone who reaches the port may read
@@ -82,16 +85,30 @@ func send(w http.ResponseWriter, p page) {
 
 type pages struct {
 	cfg   Config
-	proxy destination // but for its address, which each client has its own for
+	proxy destination // but for where it is, which known says
+}
+
+// known is the proxy as the operator says that clients know it, or by the name that it was asked by.
+func (p pages) known(r *http.Request) (proxy destination, ok bool) {
+	proxy = p.proxy
+	host := r.Host
+	proxy.tls = r.TLS != nil
+	if scheme, address, set := strings.Cut(p.cfg.Address, "://"); set {
+		host, proxy.tls = address, scheme == "https"
+	}
+	if proxy.address, ok = clientAddress(host); ok && proxy.tls {
+		proxy.address = proxy.authorityName() // clients look for a certificate under the name that they were given
+	}
+	return proxy, ok
 }
 
 func (p pages) welcome(r *http.Request) page {
-	address, ok := clientAddress(r.Host)
+	proxy, ok := p.known(r)
 	if !ok {
-		address = "ADDRESS:3128"
+		proxy.address = "ADDRESS:3128"
 	}
 	return text(http.StatusOK, values{
-		"ADDRESS": address, "FINGERPRINT": p.proxy.authority.fingerprint, "CLIENTS": strings.Join(Clients(), ", "),
+		"PROXY": proxy.url(), "FINGERPRINT": p.proxy.authority.fingerprint, "CLIENTS": strings.Join(Clients(), ", "),
 	}.fill(welcomeText))
 }
 
@@ -99,14 +116,14 @@ func (p pages) certificate(*http.Request) page {
 	return page{http.StatusOK, "application/x-x509-ca-cert", string(p.cfg.CertificatePEM)}
 }
 
-// script sets a client up to use the proxy by the name that it was asked by.
+// script sets a client up to use the proxy.
 func (p pages) script(c client, r *http.Request) page {
 	options, err := parseOptions(r.URL.RawQuery)
 	if err != nil {
 		return text(http.StatusBadRequest, "400: "+err.Error()+"\n")
 	}
-	proxy, ok := p.proxy, false
-	if proxy.address, ok = clientAddress(r.Host); !ok {
+	proxy, ok := p.known(r)
+	if !ok {
 		return text(http.StatusBadRequest, "400: the Host of this request is no address that a client could use as its proxy: want host or host:port, such as 192.168.66.72:3128\n")
 	}
 	script, err := proxy.setUp(c, options)

@@ -1,5 +1,9 @@
 # A builder of "docker buildx" has its own: docker buildx create --config FILE, with a file like this one.
 file=/etc/buildkit/buildkitd.toml
+authority=/etc/buildkit/container-registry-proxy.crt
+# how the proxy is reached
+how='http = true'
+[ -z "$tls" ] || how="ca = [\"$authority\"]"
 
 check() {
 	theirs "$file" || return 0
@@ -12,10 +16,11 @@ check() {
     mirrors = [\"@AUTHORITY@\"]
   and once:
   [registry.\"@AUTHORITY@\"]
-    http = true"
+    $how"
 }
 
 write() {
+	trust_for_proxy "$authority"
 	put "$file" <<END
 # From @PROXY@/setup
 $(for registry in @REGISTRIES@; do
@@ -23,7 +28,7 @@ $(for registry in @REGISTRIES@; do
 	echo '  mirrors = ["@AUTHORITY@"]'
 done)
 [registry."@AUTHORITY@"]
-  http = true
+  $how
 END
 }
 

@@ -1,6 +1,7 @@
 # containerd looks for mirrors in a directory, at each pull anew, if its configuration names one.
 directory=/etc/containerd/certs.d
 config=/etc/containerd/config.toml
+authority=/etc/containerd/container-registry-proxy.crt
 
 looks() { containerd config dump 2>/dev/null | grep -q "config_path = .*$directory"; }
 
@@ -20,9 +21,11 @@ hosts() {
 [host."@PROXY@"]
   capabilities = ["pull", "resolve"]
 END
+	[ -z "$tls" ] || echo "  ca = \"$authority\""
 }
 
 write() {
+	trust_for_proxy "$authority"
 	names=_default
 	if theirs "$directory/_default/hosts.toml"; then names='@REGISTRIES@'; fi
 	for name in $names; do

@@ -1,6 +1,20 @@
 # dockerd knows mirrors of Docker Hub alone. Other registries' images are pulled by path: @AUTHORITY@/quay.io/org/app.
 file=/etc/docker/daemon.json
 
+wanted() {
+	if [ -n "$tls" ]; then
+		insecure=
+	else
+		insecure=',
+  "insecure-registries": ["@AUTHORITY@"]'
+	fi
+	cat <<END
+{
+  "registry-mirrors": ["@PROXY@"]$insecure
+}
+END
+}
+
 check() {
 	here docker || command -v dockerd >/dev/null || fail "docker is not here; nothing was changed"
 	theirs "$file" || return 0
@@ -9,15 +23,13 @@ check() {
 		exit 0
 	fi
 	fail "$file is there already, and nothing is written over it. Put into it, and have dockerd read it again (systemctl reload docker):
-  \"registry-mirrors\": [\"@PROXY@\"], \"insecure-registries\": [\"@AUTHORITY@\"]"
+$(wanted)"
 }
 
 write() {
-	put "$file" <<'END'
-{
-  "registry-mirrors": ["@PROXY@"],
-  "insecure-registries": ["@AUTHORITY@"]
-}
+	trust_for_proxy "/etc/docker/certs.d/@AUTHORITY@/ca.crt"
+	put "$file" <<END
+$(wanted)
 END
 }
 

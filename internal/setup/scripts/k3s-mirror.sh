@@ -1,4 +1,5 @@
 file=/etc/rancher/k3s/registries.yaml
+authority=/etc/rancher/k3s/container-registry-proxy.crt
 
 check() {
 	here k3s || here k3s-agent || command -v k3s >/dev/null || fail "k3s is not here; nothing was changed"
@@ -12,14 +13,21 @@ check() {
     endpoint: [\"@PROXY@\"]"
 }
 
+# secure: by what the proxy's certificate is checked.
+secure() {
+	[ -n "$tls" ] || return 0
+	printf '\nconfigs:\n  "@AUTHORITY@":\n    tls:\n      ca_file: %s' "$authority"
+}
+
 write() {
+	trust_for_proxy "$authority"
 	put "$file" <<END
 # From @PROXY@/setup
 mirrors:
 $(for registry in @REGISTRIES@; do
 	echo "  \"$registry\":"
 	echo '    endpoint: ["@PROXY@"]'
-done)
+done)$(secure)
 END
 }
 

@@ -23,11 +23,12 @@ prefix = "$1"
 location = "$1"
 [[registry.mirror]]
 location = "@AUTHORITY@/$1"
-insecure = true
 END
+	[ -n "$tls" ] || echo "insecure = true"
 }
 
 write() {
+	trust_for_proxy "/etc/containers/certs.d/@AUTHORITY@/ca.crt"
 	mirrors=
 	for registry in @REGISTRIES@; do
 		named "$registry" || mirrors="$mirrors
