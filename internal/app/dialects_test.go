@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -99,15 +100,54 @@ func TestDialects(t *testing.T) {
 			}
 
 			user, password := d.Login()
-			environ := append(base, "AUTH_REGISTRIES="+reg.Host()+"|"+user+"|"+password)
-			if d.Name == "NVIDIA" { // its token service is on another domain
-				return
-			}
-			central := start(t, reg.World, environ...)
+			central := start(t, reg.World, append(base, "AUTH_REGISTRIES="+reg.Host()+"|"+user+"|"+password)...)
 			for range 2 {
 				central.ask("GET", private+"/manifests/1").expect(t, 200)
 				central.ask("GET", private+layer).expect(t, 200)
 			}
 		})
+	}
+}
+
+// NVIDIA's registry has two token services: its own, which is for everybody, and one of another domain, for logins alone,
+// which it names once a token is not good any more. A token that ends before its time must not end the pulls, neither of
+// those who have no login nor of the operator's, and costs one refusal.
+func TestNVIDIA(t *testing.T) {
+	t.Parallel()
+	port := usualPort(t)
+	reg := registrytest.New(t, registrytest.Config{
+		Name: "nvcr.io", Port: port, TokenName: "nvcr.io", TokenPort: port, Login: registrytest.Bearer,
+		Users: map[string]string{"$oauthtoken": "nvapi-Key_1-2"}, Private: map[string][]string{"org/app": {"$oauthtoken"}},
+		Tokens: registrytest.Tokens{Path: "/proxy_auth", NoService: true, Second: "authn.nvidia.com"},
+	})
+	anonymous := start(t, reg.World, "REGISTRIES=nvcr.io")
+	central := start(t, reg.World, "REGISTRIES=nvcr.io authn.nvidia.com", "AUTH_REGISTRIES=nvcr.io:$oauthtoken:nvapi-Key_1-2")
+	for n := range 4 {
+		tag := fmt.Sprint(n)
+		reg.PushImage("nvidia/cuda", tag, layers(uint64(10+n), 1, 5000)...)
+		reg.PushImage("org/app", tag, layers(uint64(20+n), 1, 5000)...)
+		reg.Forget()
+		anonymous.ask("GET", "https://nvcr.io/v2/nvidia/cuda/manifests/"+tag).expect(t, 200)
+		central.ask("GET", "https://nvcr.io/v2/org/app/manifests/"+tag).expect(t, 200)
+		refused := 0
+		for _, r := range reg.To("nvcr.io") {
+			if r.Status == 401 {
+				refused++
+			}
+		}
+		if refused > 2 {
+			t.Errorf("pull %d: %d refusals, want one for either", n+1, refused)
+		}
+		if n == 1 {
+			reg.RevokeTokens()
+		}
+	}
+	if a := anonymous.ask("GET", "https://nvcr.io/v2/org/app/manifests/1"); a.status < 400 {
+		t.Errorf("a private image without a login: %d", a.status)
+	}
+	for _, r := range reg.Requests() {
+		if strings.HasPrefix(r.Authorization(), "Basic ") && !strings.HasPrefix(r.Path, "/proxy_auth?") && r.Host != "authn.nvidia.com" {
+			t.Errorf("%s was shown the key by %s %s", r.Host, r.Method, r.Path)
+		}
 	}
 }

@@ -64,7 +64,13 @@ func (r *Registry) permitBearer(w http.ResponseWriter, req *http.Request, p oci.
 			return true
 		}
 	}
-	challenge := fmt.Sprintf("Bearer realm=%q,service=%q", r.realm(), r.service())
+	challenge := fmt.Sprintf("Bearer realm=%q", r.realm())
+	switch {
+	case habits.Second != "" && bearer && !known:
+		challenge = fmt.Sprintf("Bearer realm=%q,service=\"registry\"", r.scheme()+"://"+r.second+"/token")
+	case !habits.NoService:
+		challenge += fmt.Sprintf(",service=%q", r.service())
+	}
 	if p.Repository != "" {
 		scope := "pull"
 		if action == "push" {

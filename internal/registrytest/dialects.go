@@ -49,7 +49,7 @@ func AllDialects() []Dialect {
 		of("Quay", "acme+robot", "pw", bearer("quay.test", "quay.test", Tokens{Path: "/v2/auth", PostStatus: 405})),
 		of("Harbor", "robot$robot", "pw", bearer("harbor.test", "harbor.test", Tokens{Path: "/service/token", Service: "harbor-registry", BasicForLess: true})),
 		of("Artifactory", "robot", "pw", bearer("artifactory.test", "artifactory.test", Tokens{Path: "/artifactory/api/docker/x/v2/token", PostStatus: 401, BasicBeside: true})),
-		of("NVIDIA", "$oauthtoken", "pw", bearer("nvcr.test", "authn.nvidia.example.test", Tokens{Service: "registry"})),
+		of("NVIDIA", "$oauthtoken", "nvapi-Key_1-2", bearer("nvcr.test", "nvcr.test", Tokens{Path: "/proxy_auth", NoService: true, Second: "authn.nvidia.example.test"})),
 		of("ECR", "AWS", "pw", ecr),
 		of("ECR in public", "AWS", "pw", bearer("public.ecr.test", "public.ecr.test", Tokens{Path: "/token/", HideLife: true, OutdatedToken: 400})),
 		acr,

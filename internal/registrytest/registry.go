@@ -67,6 +67,8 @@ type Registry struct {
 	host string // authority: "registry.test:40001"
 	cdn  string
 	auth string
+	// second is the authority of the second token service.
+	second string
 
 	content *content
 	tokens  *tokens
@@ -102,6 +104,9 @@ func New(t testing.TB, cfg Config) *Registry {
 	r.auth = r.host
 	if cfg.TokenName != cfg.Name {
 		r.auth = r.start(cfg.TokenName, cfg.TokenPort, func(f Faults) Outage { return f.Token }, r.serveTokens)
+	}
+	if cfg.Tokens.Second != "" {
+		r.second = r.start(cfg.Tokens.Second, cfg.TokenPort, func(f Faults) Outage { return f.Token }, r.serveSecond)
 	}
 	return r
 }

@@ -29,8 +29,13 @@ type Tokens struct {
 	// so only for a token that is not enough, as Harbor does.
 	BasicBeside, BasicForLess bool
 
-	// Service is its name; empty means the registry's.
-	Service string
+	// Service is its name; empty means the registry's. NoService names none, as nvcr.io.
+	Service   string
+	NoService bool
+
+	// Second is a host with another token service, for logins alone. The challenge to a token that is not good, or not any
+	// more, names that one, as nvcr.io's does: who follows it without a login gets no further.
+	Second string
 
 	// Life is how long a token is good; 0 means 300 s, as Docker Hub's. HideLife leaves expires_in away, which means 60 s.
 	Life     time.Duration
@@ -139,6 +144,9 @@ func (r *Registry) realm() string {
 }
 
 func (r *Registry) service() string {
+	if r.cfg.Tokens.NoService {
+		return ""
+	}
 	if r.cfg.Tokens.Service != "" {
 		return r.cfg.Tokens.Service
 	}
@@ -178,6 +186,17 @@ func (r *Registry) serveTokens(w http.ResponseWriter, req *http.Request) {
 		offline := req.Form.Get("offline_token") == "true" || req.Form.Get("access_type") == "offline"
 		r.giveToken(w, g, offline && user != "")
 	}
+}
+
+// serveSecond is the second token service.
+func (r *Registry) serveSecond(w http.ResponseWriter, req *http.Request) {
+	user, ok := r.user(req)
+	letIn(w, user)
+	if !ok || user == "" {
+		fail(w, 401, oci.CodeUnauthorized, "authentication required")
+		return
+	}
+	r.giveToken(w, grant{user: user, actions: r.allowed(user, req.URL.Query()["scope"])}, false)
 }
 
 func (r *Registry) giveToken(w http.ResponseWriter, g grant, offline bool) {

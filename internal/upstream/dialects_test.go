@@ -243,7 +243,7 @@ func gathered(t *testing.T, registry *prometheus.Registry, name string) string {
 func tokenOf(t *testing.T, d *dialect, user, password string) string {
 	t.Helper()
 	service := d.Config.Tokens.Service
-	if service == "" {
+	if service == "" && !d.Config.Tokens.NoService {
 		service = d.Config.Name
 	}
 	path := d.Config.Tokens.Path
@@ -395,8 +395,8 @@ func TestLoginsOfAHelperExpire(t *testing.T) {
 			t.Errorf("with an outdated login: %d, want a refusal", status)
 		}
 	}
-	if n := runs() - before; n > 1 {
-		t.Errorf("%d runs of the helper for ten refusals, want 1", n)
+	if n := runs() - before; n > 2 {
+		t.Errorf("%d runs of the helper for ten refusals, want one for the login and one for another", n)
 	}
 	if strings.Contains(log.String(), canary) {
 		t.Error("the log shows a secret")

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -173,13 +174,40 @@ func (a *Authorizer) Answer(ctx context.Context, reg oci.Registry, scope Scope, 
 		return a.expired(ctx, q, resp.StatusCode)
 	}
 	challenges := parseChallenges(resp.Header)
+	remembered, _ := a.challenged.get(reg)
 	if sent.Empty() {
 		a.challenged.put(reg, challenges)
+	} else if len(elsewhere(challenges, remembered)) > 0 {
+		a.tokens.forget(sent)
 	}
 	header, err := a.answer(ctx, q, challenges)
+	if errors.Is(err, ErrNoAnswer) && !sent.Empty() && !id.IsCentral() {
+		header, err = a.anew(ctx, q, elsewhere(remembered, challenges), err)
+	}
 	if errors.Is(err, ErrNoAnswer) && !sent.Empty() {
 		// What we sent is not wanted any more, so what we remember is stale: the next request learns anew.
 		a.challenged.drop(reg, func([]challenge) bool { return true })
+	}
+	return header, err
+}
+
+// elsewhere are the challenges for a token whose token service is not one of the others'.
+func elsewhere(challenges, others []challenge) []challenge {
+	return slices.DeleteFunc(slices.Clone(challenges), func(c challenge) bool {
+		return c.scheme != "bearer" || slices.ContainsFunc(others, func(o challenge) bool { return o.parameters["realm"] == c.parameters["realm"] })
+	})
+}
+
+// anew is for a token that is refused with challenges which lead nowhere: it asks where the token came from for another.
+// nvcr.io has a token service for everybody and, once a token is not good any more, names one for logins alone.
+func (a *Authorizer) anew(ctx context.Context, q question, origin []challenge, noAnswer error) (secret.String, error) {
+	if len(origin) == 0 {
+		return secret.String{}, noAnswer
+	}
+	q.asked = false
+	header, err := a.answer(ctx, q, origin)
+	if err == nil && header == q.sent {
+		return secret.String{}, noAnswer
 	}
 	return header, err
 }

@@ -109,16 +109,26 @@ func (t *tokens) dropSent(key tokenKey, q question) {
 	})
 }
 
+// forget drops a token that a registry has refused, wherever it came from: the refusal may name another service.
+func (t *tokens) forget(header secret.String) {
+	t.dropEach(func(g grant) bool { return g.header == header })
+}
+
 // forgetRefusals has services asked again that refused a token.
 func (t *tokens) forgetRefusals() {
+	t.dropEach(func(g grant) bool { return g.refusal != nil })
+}
+
+// dropEach drops all grants that match.
+func (t *tokens) dropEach(match func(g grant) bool) {
 	var stale []tokenKey
 	t.cache.each(func(key tokenKey, g grant) {
-		if g.refusal != nil {
+		if match(g) {
 			stale = append(stale, key)
 		}
 	})
 	for _, key := range stale {
-		t.cache.drop(key, func(g grant) bool { return g.refusal != nil })
+		t.cache.drop(key, match)
 	}
 }
 
