@@ -109,7 +109,7 @@ func (a *Access) confirmOwn(ctx context.Context, g Grant, p oci.Path) error {
 	}
 	if stands || down {
 		var cancel context.CancelFunc
-		within, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, errHangs)
+		within, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, ErrHangs)
 		defer cancel()
 	}
 	err := a.hung(g.Registry, a.share(within, fmt.Sprintf("own %s %q %q", g.Flight(), g.Registry, p.String()), func(ctx context.Context) error {

@@ -38,7 +38,7 @@ func (a *Access) isOpen(ctx context.Context, g Grant, p oci.Path) bool {
 	}
 	if a.accepted(g, outageGrace) {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, errHangs)
+		ctx, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, ErrHangs)
 		defer cancel()
 	}
 	return a.hung(g.Registry, a.probe(ctx, g, p)) == nil
@@ -71,7 +71,7 @@ func (a *Access) standing(ctx context.Context, reg oci.Registry, yes bool, quest
 	}
 	within, cancel := ctx, context.CancelFunc(func() {})
 	if yes || down {
-		within, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, errHangs)
+		within, cancel = context.WithTimeoutCause(ctx, a.cfg.GiveUp, ErrHangs)
 	}
 	defer cancel()
 	err := a.hung(reg, question(within))
@@ -83,16 +83,12 @@ func (a *Access) standing(ctx context.Context, reg oci.Registry, yes bool, quest
 
 // hung has a registry left alone that was waited for in vain, and says so.
 func (a *Access) hung(reg oci.Registry, err error) error {
-	if !errors.Is(err, errHangs) {
+	if !errors.Is(err, ErrHangs) {
 		return err
 	}
-	a.Rest(reg, RestAfterHang)
-	a.Saw(reg, false)
+	a.Hung(reg)
 	return &upstream.UnreachableError{Registry: reg, Err: err}
 }
-
-// errHangs is why a caller stops waiting for a registry whose last answer will do.
-var errHangs = errors.New("the registry hangs")
 
 // seek finds out whether the repository is open and remembers the answer. Where what is asked for is not there, it may
 // have been deleted from a repository that is open: what showed that last is asked for too.

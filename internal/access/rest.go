@@ -1,15 +1,20 @@
 package access
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"container-registry-proxy/internal/oci"
 )
 
-// RestAfterHang is how long a registry that hung is not asked what its last answer will do for: each such question
+// restAfterHang is how long a registry that hung is not asked what its last answer will do for: each such question
 // would make a client wait.
-const RestAfterHang = 30 * time.Second
+const restAfterHang = 30 * time.Second
+
+// ErrHangs is why a caller stops waiting for a registry whose last answer will do. It is a time-out.
+var ErrHangs = fmt.Errorf("the registry hangs: %w", context.DeadlineExceeded)
 
 // maxRests bounds the registries that are left alone at one time; more only means that some are asked.
 const maxRests = 1024
@@ -18,6 +23,13 @@ const maxRests = 1024
 type rests struct {
 	mu    sync.Mutex // guards until
 	until map[oci.Registry]time.Time
+}
+
+// Hung records that a registry was waited for in vain. One wait is enough: it counts as unreachable for a while, and
+// nobody waits for it again where its last answer will do.
+func (a *Access) Hung(reg oci.Registry) {
+	a.Rest(reg, restAfterHang)
+	a.Saw(reg, false)
 }
 
 // Rest has a registry left alone for a while, wherever its last answer will do.

@@ -130,5 +130,5 @@ func testOutage(t *testing.T, outage func(*testing.T, *fate, *registrytest.Regis
 	again := p.start(t)
 	start := time.Now()
 	pullAll(again)
-	t.Logf("two pulls and a ping with upstream gone, after a restart: %v", time.Since(start).Round(time.Millisecond))
+	t.Logf("%s: a ping and two pulls after a restart took %v", t.Name(), time.Since(start).Round(time.Millisecond))
 }

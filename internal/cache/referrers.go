@@ -130,7 +130,7 @@ func (c *Cache) fetchList(ctx context.Context, g access.Grant, p Pull, query str
 		if c.cfg.Access.Resting(g.Registry) {
 			return nil, errResting
 		}
-		within, cancel := context.WithTimeoutCause(ctx, c.cfg.GiveUp, errHangs)
+		within, cancel := context.WithTimeoutCause(ctx, c.cfg.GiveUp, access.ErrHangs)
 		defer cancel()
 		ctx, req.Purpose = within, ratelimit.Revalidation
 	}

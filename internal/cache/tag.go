@@ -47,7 +47,7 @@ func (c *Cache) answer(ctx context.Context, q *question) (*Content, error) {
 	case unasked && age-q.policy.FreshFor < q.policy.StaleWhileRevalidate:
 		r.outcome = StaleHit
 		if err = c.cfg.Access.Confirm(ctx, q.grant, q.Path); err == nil {
-			c.behind(q)
+			c.behind(q, false)
 		}
 	default:
 		unasked = false
@@ -67,10 +67,11 @@ func (c *Cache) answer(ctx context.Context, q *question) (*Content, error) {
 	return content, err
 }
 
-// behind revalidates a tag while a client is given what is stale, unless that is being done.
-func (c *Cache) behind(q *question) {
+// behind revalidates a tag while a client is given what is stale, unless that is being done. If it is patient, it takes as
+// long as it takes.
+func (c *Cache) behind(q *question, patient bool) {
 	b := *q
-	b.purpose = ratelimit.Background
+	b.purpose, b.patient = ratelimit.Background, patient
 	if _, begun := c.revalidating.LoadOrStore(q.key, true); begun {
 		return
 	}
@@ -88,9 +89,11 @@ type question struct {
 	policy freshness.Policy
 	grant  access.Grant
 	key    metadata.TagKey
-	again  bool      // what is known of the tag leads nowhere
-	seen   time.Time // when the record that the caller found was validated; zero if there was none
-	pushes uint64    // what had been pushed by then
+	again  bool // what is known of the tag leads nowhere
+	// patient has a registry waited for that hangs, since no client does.
+	patient bool
+	seen    time.Time // when the record that the caller found was validated; zero if there was none
+	pushes  uint64    // what had been pushed by then
 }
 
 // resolved is what a tag was found to mean.
@@ -111,6 +114,8 @@ func (c *Cache) resolve(ctx context.Context, q *question, known bool) (resolved,
 	switch {
 	case q.again:
 		way = "again"
+	case q.patient:
+		way = "patient"
 	case q.purpose == ratelimit.Background:
 		way = "background"
 	case !known && q.Head:
@@ -157,8 +162,12 @@ func (c *Cache) find(ctx context.Context, q *question) (resolved, error) {
 		return resolved{desc: m.Descriptor, outcome: Miss, fetched: m}, nil
 	}
 	r, err := c.revalidate(ctx, q, rec)
+	c.rest(q.Registry, err)
 	if err != nil && (passing(err) && !q.policy.NeverStale || missing(err) && q.policy.KeepMissing) {
 		c.cfg.Log.Info("tag served stale", "registry", q.key.Registry, "repository", q.key.Repository, "reference", q.key.Tag, "err", err)
+		if errors.Is(err, access.ErrHangs) && !q.patient {
+			c.behind(q, true) // a registry that is always slow must not keep a tag from moving
+		}
 		return resolved{desc: rec.Descriptor, outcome: StaleHit}, nil
 	}
 	return r, err
@@ -198,19 +207,17 @@ func (c *Cache) fetchTag(ctx context.Context, q *question) (resolved, error) {
 // revalidate asks whether a tag still means what it did. Where it means another manifest by now, that is fetched before
 // the record changes: what cannot be had, because GETs are limited and HEADs are not, must not replace what can.
 func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRecord) (resolved, error) {
-	asked, within := q.Pull, ctx
+	if q.bounded() && c.cfg.Access.Resting(q.Registry) {
+		return resolved{}, errResting
+	}
+	asked := q.Pull
 	if !q.policy.NeverStale {
-		if c.cfg.Access.Resting(q.Registry) {
-			return resolved{}, errResting
-		}
-		var cancel context.CancelFunc
-		within, cancel = context.WithTimeoutCause(ctx, c.cfg.GiveUp, errHangs)
-		defer cancel()
 		asked.purpose = max(q.purpose, ratelimit.Revalidation)
 	}
+	within, cancel := c.giveUp(ctx, q)
+	defer cancel()
 	m, err := c.describe(within, q.grant, asked)
 	if err != nil {
-		c.rest(q.Registry, err)
 		return resolved{}, err
 	}
 	if !m.likely() {
@@ -223,12 +230,13 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 	if m.bytes == nil && c.has(rec.Descriptor.Digest) && !c.has(m.Digest) {
 		byDigest := asked
 		byDigest.Path = digestPath(q.Path, m.Digest)
-		m, err = c.fetchManifest(ctx, q.grant, byDigest)
+		within, cancel := c.giveUp(ctx, q) // it has just answered
+		defer cancel()
+		m, err = c.fetchManifest(within, q.grant, byDigest)
 		if missing(err) { // the tag has moved again, or the registry has named what it does not have
-			return c.fetchTag(ctx, q)
+			return c.fetchTag(within, q)
 		}
 		if err != nil {
-			c.rest(q.Registry, err)
 			return resolved{}, err
 		}
 		switch {
@@ -244,12 +252,22 @@ func (c *Cache) revalidate(ctx context.Context, q *question, rec metadata.TagRec
 	return resolved{desc: m.Descriptor, outcome: Miss, fetched: m}, nil
 }
 
+// bounded reports whether the registry is waited for only so long, because what is known of the tag will do.
+func (q *question) bounded() bool { return !q.policy.NeverStale && !q.patient }
+
+// giveUp bounds a request about a tag of which something is known.
+func (c *Cache) giveUp(ctx context.Context, q *question) (context.Context, context.CancelFunc) {
+	if !q.bounded() {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, c.cfg.GiveUp, access.ErrHangs)
+}
+
 var (
 	// errTooLarge sends a manifest over maxManifest past the cache, and errPassed one that a rule keeps out of it.
 	errTooLarge = errors.New("manifest too large to keep")
 	errPassed   = errors.New("manifest is never kept")
-	// errHangs, errResting and errNoManifest are reasons to serve what is stale.
-	errHangs      = errors.New("registry hangs")
+	// errResting and errNoManifest are reasons to serve what is stale.
 	errResting    = errors.New("registry is left alone for a while")
 	errNoManifest = errors.New("registry answers with something that is no manifest")
 )
@@ -262,7 +280,7 @@ func passing(err error) bool {
 	if _, ok := errors.AsType[*upstream.UnreachableError](err); ok {
 		return true
 	}
-	for _, reason := range []error{context.DeadlineExceeded, errHangs, errResting, errNoManifest, errWrongManifest} {
+	for _, reason := range []error{context.DeadlineExceeded, errResting, errNoManifest, errWrongManifest} {
 		if errors.Is(err, reason) {
 			return true
 		}
@@ -278,8 +296,8 @@ func missing(err error) bool {
 
 // rest has a registry left alone that hangs.
 func (c *Cache) rest(reg oci.Registry, err error) {
-	if errors.Is(err, errHangs) {
-		c.cfg.Access.Rest(reg, access.RestAfterHang)
+	if errors.Is(err, access.ErrHangs) {
+		c.cfg.Access.Hung(reg)
 	}
 }
 

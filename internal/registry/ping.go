@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 
+	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/upstream"
@@ -24,7 +25,7 @@ func (h *Handler) ping(w http.ResponseWriter, r *http.Request, reg oci.Registry)
 	if h.cfg.Trust.Unreachable(reg) {
 		return h.pingInOutage(w, r, reg)
 	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, errHangs)
+	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, access.ErrHangs)
 	defer cancel()
 	var failure error
 	proxy := h.relay(reg)
@@ -47,6 +48,9 @@ func (h *Handler) ping(w http.ResponseWriter, r *http.Request, reg oci.Registry)
 			failure = err
 		case errors.Is(err, errLimited):
 			failure = pong(w)
+		case errors.Is(context.Cause(ctx), access.ErrHangs): // what the client asks next does not wait again
+			h.cfg.Trust.Hung(reg)
+			failure = h.pingInOutage(w, r, reg)
 		default:
 			h.cfg.Trust.Saw(reg, false)
 			failure = h.pingInOutage(w, r, reg)
@@ -56,11 +60,8 @@ func (h *Handler) ping(w http.ResponseWriter, r *http.Request, reg oci.Registry)
 	return failure
 }
 
-var (
-	errHangs = errors.New("registry hangs")
-	// errLimited says that a registry has had enough of pings. That must not keep anybody from what is cached.
-	errLimited = errors.New("ping answered 429")
-)
+// errLimited says that a registry has had enough of pings. That must not keep anybody from what is cached.
+var errLimited = errors.New("ping answered 429")
 
 // pinged takes note of what a registry answers to a ping.
 func (h *Handler) pinged(r *http.Request, reg oci.Registry, resp *http.Response) error {

@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"os"
 
+	"container-registry-proxy/internal/access"
 	"container-registry-proxy/internal/accesslog"
 	"container-registry-proxy/internal/cache"
 	"container-registry-proxy/internal/dial"
@@ -113,7 +114,7 @@ func (h *Handler) challenge(r *http.Request, reg oci.Registry) []string {
 	if known := h.cfg.Trust.Challenge(reg); len(known) > 0 {
 		return known
 	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, errHangs)
+	ctx, cancel := context.WithTimeoutCause(r.Context(), h.cfg.GiveUp, access.ErrHangs)
 	defer cancel()
 	ping, err := http.NewRequestWithContext(ctx, http.MethodGet, reg.Scheme()+"://"+reg.Authority()+"/v2/", nil)
 	if err != nil {

@@ -55,6 +55,7 @@ type Config struct {
 // Trust is package access.
 type Trust interface {
 	Saw(host oci.Registry, answered bool)
+	Hung(reg oci.Registry)
 	Unreachable(reg oci.Registry) bool
 	Challenged(reg oci.Registry, resp *http.Response)
 	Challenge(reg oci.Registry) []string
