@@ -19,19 +19,16 @@ const maxManifest = 16 << 20
 
 // Proxy is a running proxy as a source. It is asked as a mirror, in plain HTTP, for which no authority has to be trusted.
 type Proxy struct {
-	// Address is where clients connect to, "host:port".
-	Address string
-	// Dial opens connections.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// NoCache has tags revalidated.
 	NoCache bool
 
-	client *http.Client
+	address string // where clients connect to, "host:port"
+	client  *http.Client
 }
 
-// NewProxy returns the proxy at an address as a source.
+// NewProxy returns the proxy at an address, "host:port", as a source. Dial opens its connections.
 func NewProxy(address string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Proxy {
-	return &Proxy{Address: address, Dial: dial, client: &http.Client{Transport: &http.Transport{
+	return &Proxy{address: address, client: &http.Client{Transport: &http.Transport{
 		DialContext: dial, ResponseHeaderTimeout: 10 * time.Minute, MaxIdleConnsPerHost: 16, DisableCompression: true,
 	}}}
 }
@@ -61,7 +58,7 @@ func (p *Proxy) Blob(ctx context.Context, ref oci.Reference, d oci.Digest) (io.R
 
 // get asks for a path of a registry, and turns what is no success into an error with the proxy's own words.
 func (p *Proxy) get(ctx context.Context, reg oci.Registry, path oci.Path) (*http.Response, error) {
-	address := "http://" + p.Address + path.String() + "?ns=" + url.QueryEscape(string(reg))
+	address := "http://" + p.address + path.String() + "?ns=" + url.QueryEscape(string(reg))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
