@@ -26,11 +26,7 @@ func exportCommand(p process) *cobra.Command {
 proxy has cached is not fetched again. skopeo and others read the file too: skopeo copy oci-archive:bundle.tar:IMAGE …`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			refs, err := i.list(args)
-			if err != nil {
-				return err
-			}
-			src, platforms, err := i.source(p)
+			w, err := i.wanted(p, args)
 			if err != nil {
 				return err
 			}
@@ -39,14 +35,14 @@ proxy has cached is not fetched again. skopeo and others read the file too: skop
 				return err
 			}
 			var found []*pull.Image
-			for _, ref := range refs {
-				image, err := pull.Find(cmd.Context(), src, ref, platforms)
+			for _, ref := range w.refs {
+				image, err := pull.Find(cmd.Context(), w.from, ref, w.platforms)
 				if err != nil {
 					return done(err)
 				}
 				found = append(found, image)
 			}
-			return done(export(cmd, p, src, found, out))
+			return done(export(cmd, p, w.from, found, out))
 		},
 	}
 	i.flags(c)

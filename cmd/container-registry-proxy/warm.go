@@ -71,20 +71,30 @@ func (i *images) list(args []string) (refs []oci.Reference, err error) {
 	return refs, nil
 }
 
-// source is the proxy, and the platforms that are wanted.
-func (i *images) source(p process) (*pull.Proxy, oci.Platforms, error) {
-	platforms, err := oci.ParsePlatforms(i.platforms)
-	if err != nil {
-		return nil, nil, &usageError{err}
+// wanted is what a command has to do: images for platforms, from a proxy.
+type wanted struct {
+	refs      []oci.Reference
+	platforms oci.Platforms
+	from      *pull.Proxy
+}
+
+// wanted says what the arguments and the flags ask for.
+func (i *images) wanted(p process, args []string) (w wanted, err error) {
+	if w.refs, err = i.list(args); err != nil {
+		return w, err
+	}
+	if w.platforms, err = oci.ParsePlatforms(i.platforms); err != nil {
+		return w, &usageError{err}
 	}
 	if i.proxy == "" {
 		local, err := config.Load(p.environ)
 		if err != nil {
-			return nil, nil, &usageError{err}
+			return w, &usageError{err}
 		}
 		i.proxy = proxyOf(p.environ, local.Listen)
 	}
-	return pull.NewProxy(i.proxy, dial.New(dial.Config{AllowedNetworks: anywhere}).DialContext), platforms, nil
+	w.from = pull.NewProxy(i.proxy, dial.New(dial.Config{AllowedNetworks: anywhere}).DialContext)
+	return w, nil
 }
 
 func warmCommand(p process) *cobra.Command {
@@ -96,16 +106,12 @@ func warmCommand(p process) *cobra.Command {
 revalidated. The exit code is 0 if all of them are cached.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			refs, err := i.list(args)
+			w, err := i.wanted(p, args)
 			if err != nil {
 				return err
 			}
-			src, platforms, err := i.source(p)
-			if err != nil {
-				return err
-			}
-			src.NoCache = true
-			return warm(cmd.Context(), p, src, refs, platforms, i.at)
+			w.from.NoCache = true
+			return warm(cmd.Context(), p, w, i.at)
 		},
 	}
 	i.flags(c)
@@ -114,14 +120,14 @@ revalidated. The exit code is 0 if all of them are cached.`,
 }
 
 // warm pulls images, some at a time, and says what became of each.
-func warm(ctx context.Context, p process, src pull.Source, refs []oci.Reference, platforms oci.Platforms, at int) error {
+func warm(ctx context.Context, p process, w wanted, at int) error {
 	show := newBars(p.stdout, isTerminal(p.stdout))
-	failed := make([]error, len(refs))
+	failed := make([]error, len(w.refs))
 	var g errgroup.Group
 	g.SetLimit(max(at, 1))
-	for n, ref := range refs {
+	for n, ref := range w.refs {
 		g.Go(func() error {
-			failed[n] = warmOne(ctx, src, ref, platforms, show)
+			failed[n] = warmOne(ctx, w.from, ref, w.platforms, show)
 			return nil
 		})
 	}
@@ -131,11 +137,11 @@ func warm(ctx context.Context, p process, src pull.Source, refs []oci.Reference,
 	for n, err := range failed {
 		if err != nil {
 			bad++
-			fmt.Fprintf(p.stderr, "container-registry-proxy: %s: %v\n", refs[n], err)
+			fmt.Fprintf(p.stderr, "container-registry-proxy: %s: %v\n", w.refs[n], err)
 		}
 	}
 	if bad > 0 {
-		return fmt.Errorf("%w: %d of %d failed", errNotWarm, bad, len(refs))
+		return fmt.Errorf("%w: %d of %d failed", errNotWarm, bad, len(w.refs))
 	}
 	return nil
 }
