@@ -52,7 +52,7 @@ func (w wire) response(t testing.TB, method string) answer {
 		t.Fatalf("read response: %v", err)
 	}
 	a := answer{status: resp.StatusCode, header: resp.Header, proto: resp.ProtoMajor, last: resp.Close}
-	a.body, a.cut = io.ReadAll(resp.Body)
+	a.body, a.cut = registrytest.ReadBody(resp)
 	return a
 }
 

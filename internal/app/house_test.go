@@ -194,7 +194,7 @@ func do(client *http.Client, req *http.Request) (answer, error) {
 	}
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header, proto: resp.ProtoMajor}
-	a.body, a.cut = io.ReadAll(resp.Body)
+	a.body, a.cut = registrytest.ReadBody(resp)
 	return a, nil
 }
 
@@ -276,7 +276,7 @@ func (h *house) connect(authority string) (wire, answer) {
 	}
 	a := answer{status: resp.StatusCode, header: resp.Header}
 	if a.status != http.StatusOK {
-		a.body, a.cut = io.ReadAll(resp.Body)
+		a.body, a.cut = registrytest.ReadBody(resp)
 	}
 	return w, a
 }

@@ -296,7 +296,7 @@ func (h *house) send(ctx context.Context, method string, r host, path string, bo
 	}
 	defer resp.Body.Close()
 	a.status, a.header, a.length = resp.StatusCode, resp.Header, resp.ContentLength
-	a.body, a.err = io.ReadAll(resp.Body)
+	a.body, a.err = registrytest.ReadBody(resp)
 	return a
 }
 

@@ -38,16 +38,14 @@ const block = 16
 var known sync.Map
 
 func blocksOf(content []byte) map[[block]byte]bool {
-	key := [block]byte(content)
-	if blocks, ok := known.Load(key); ok {
-		return blocks.(map[[block]byte]bool)
-	}
-	blocks := map[[block]byte]bool{}
-	for i := 0; i+block <= len(content); i += block {
-		blocks[[block]byte(content[i:i+block])] = true
-	}
-	known.Store(key, blocks)
-	return blocks
+	once, _ := known.LoadOrStore([block]byte(content), sync.OnceValue(func() map[[block]byte]bool {
+		blocks := map[[block]byte]bool{}
+		for i := 0; i+block <= len(content); i += block {
+			blocks[[block]byte(content[i:i+block])] = true
+		}
+		return blocks
+	}))
+	return once.(func() map[[block]byte]bool)()
 }
 
 // leak is where a body has bytes of a content, -1 where it has none. It misses less than a KiB of a long body.
