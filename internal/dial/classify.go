@@ -45,14 +45,17 @@ var known = []struct {
 	prefix netip.Prefix
 	class  class
 }{
-	{netip.MustParsePrefix("169.254.169.254/32"), metadata}, // AWS, Google, Azure and nearly everybody else
-	{netip.MustParsePrefix("169.254.170.0/24"), metadata},   // AWS ECS task credentials
-	{netip.MustParsePrefix("100.100.100.200/32"), metadata}, // Alibaba
-	{netip.MustParsePrefix("168.63.129.16/32"), metadata},   // Azure's WireServer
-	{netip.MustParsePrefix("192.0.0.192/32"), metadata},     // Oracle's older one
-	{netip.MustParsePrefix("fd00:ec2::/32"), metadata},      // AWS
-	{netip.MustParsePrefix("fd20:ce::254/128"), metadata},   // Google
-	{netip.MustParsePrefix("fd00:42::42/128"), metadata},    // Scaleway
+	{netip.MustParsePrefix("169.254.169.254/32"), metadata},     // AWS, Google, Azure and nearly everybody else
+	{netip.MustParsePrefix("169.254.170.0/24"), metadata},       // AWS ECS task credentials
+	{netip.MustParsePrefix("100.100.100.200/32"), metadata},     // Alibaba
+	{netip.MustParsePrefix("168.63.129.16/32"), metadata},       // Azure's WireServer
+	{netip.MustParsePrefix("192.0.0.192/32"), metadata},         // Oracle's older one
+	{netip.MustParsePrefix("fd00:ec2::/32"), metadata},          // AWS
+	{netip.MustParsePrefix("fd20:ce::254/128"), metadata},       // Google
+	{netip.MustParsePrefix("fd00:42::42/128"), metadata},        // Scaleway
+	{netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), metadata}, // Oracle
+	{netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"), metadata},  // Akamai
+	{netip.MustParsePrefix("fd00:100::100:200/128"), metadata},  // Alibaba
 	{netip.MustParsePrefix("127.0.0.0/8"), loopback},
 	{netip.MustParsePrefix("::1/128"), loopback},
 	{netip.MustParsePrefix("0.0.0.0/8"), unspecified}, // Linux reaches itself through 0.0.0.0
