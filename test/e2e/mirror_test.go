@@ -11,7 +11,7 @@ import (
 
 // mirrorWorld is a proxy in front of two registries on the usual port, Docker Hub and another, for clients that know
 // the proxy as a mirror: no authority to trust, no HTTPS_PROXY, and names that they cannot resolve.
-func mirrorWorld(t *testing.T) (p *proxy, hub, other origin) {
+func mirrorWorld(t *testing.T, env ...string) (p *proxy, hub, other origin) {
 	t.Helper()
 	world := registrytest.NewWorld(t)
 	start := func(name, host, token, cdn string, seed uint64) origin {
@@ -25,7 +25,8 @@ func mirrorWorld(t *testing.T) (p *proxy, hub, other origin) {
 	}
 	hub = start("registry-1.docker.io", "docker.io", "auth.docker.io", "cdn.docker.test", 50)
 	other = start("other.test", "other.test", "auth.other.test", "cdn.other.test", 60)
-	return startProxy(t, world, "REGISTRIES=docker.io other.test auth.other.test", "ALLOWED_NETWORKS=127.0.0.0/8"), hub, other
+	env = append([]string{"REGISTRIES=docker.io other.test auth.other.test", "ALLOWED_NETWORKS=127.0.0.0/8"}, env...)
+	return startProxy(t, world, env...), hub, other
 }
 
 func TestMirrorForContainerd(t *testing.T) {

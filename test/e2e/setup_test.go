@@ -14,6 +14,8 @@ type configured struct {
 	path string // of the script, below /setup/
 	// prepare are commands that make the machine what it was before.
 	prepare string
+	// env is more of the proxy's settings.
+	env []string
 	// told is what systemctl was told.
 	told string
 	// clients are what starts them, once the script has run.
@@ -22,56 +24,85 @@ type configured struct {
 	hubOnly bool
 }
 
+// restarted is what systemctl is told for it.
+func restarted(unit string) string {
+	return "systemctl daemon-reload\nsystemctl try-restart " + unit
+}
+
 // Every client, in each mode that it knows, configured by the script that the proxy serves for it and by nothing else, on
 // a machine of its own: the script runs twice and changes nothing the second time, then the client pulls, then all is
 // undone.
 func TestSetUpByScripts(t *testing.T) {
 	t.Parallel()
 	need(t, "dockerd", "docker", "containerd", "ctr", "podman", "skopeo")
-	restarted := func(unit string) string {
-		return "systemctl daemon-reload\nsystemctl try-restart " + unit
+	for _, c := range everyScript() {
+		t.Run(c.path, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, startRoot)
+		})
 	}
-	for _, c := range []configured{
+}
+
+// The same where the proxy is reached over TLS alone: clients are told so, and check its certificate.
+func TestSetUpByScriptsOverTLS(t *testing.T) {
+	t.Parallel()
+	long(t, "it does again what TestSetUpByScripts does")
+	need(t, "dockerd", "docker", "containerd", "ctr", "podman", "skopeo")
+	for _, c := range everyScript() {
+		t.Run(c.path, func(t *testing.T) {
+			t.Parallel()
+			c.env = []string{"SETUP_ADDRESS=https://" + proxyAddress}
+			c.test(t, startRoot)
+		})
+	}
+}
+
+func everyScript() []configured {
+	return []configured{
 		{path: "docker", told: restarted("docker.service"), clients: []func(*root) client{newDockerd}},
 		{path: "docker?mode=mirror", told: "systemctl try-reload-or-restart docker.service", clients: []func(*root) client{newDockerd}, hubOnly: true},
 		{path: "containerd", told: restarted("containerd.service"), clients: []func(*root) client{newCRI}},
-		{path: "containerd?mode=mirror", prepare: "rm -f etc/containerd/config.toml", told: restarted("containerd.service"), clients: []func(*root) client{newCRI}},
+		{path: "containerd?mode=mirror", prepare: "rm -f etc/containerd/config.toml\n", told: restarted("containerd.service"), clients: []func(*root) client{newCRI}},
 		{path: "podman", clients: []func(*root) client{newPodman}},
 		{path: "podman?mode=mirror", clients: []func(*root) client{newPodman, newSkopeo}}, // both read the same files
-	} {
-		t.Run(c.path, func(t *testing.T) {
-			t.Parallel()
-			p, hub, other := mirrorWorld(t)
-			r := startRoot(t, p, c.prepare)
-			before := r.tree()
-			line := fmt.Sprintf("curl -fsS 'http://%s/setup/%s' | sh", proxyAddress, c.path)
-			r.run(line)
-			if got := r.calls(); got != c.told {
-				t.Errorf("systemctl was told\n%s\nwant\n%s", got, c.told)
-			}
-			after := r.tree()
-			r.run(line)
-			r.wantTree("after the second run", after)
-			if got := r.calls(); got != "" {
-				t.Errorf("the second run told systemctl %q", got)
-			}
-			for i, start := range c.clients {
-				client := start(r)
-				if i > 0 { // all is in the cache by now
-					pullOnce(t, client, other)
-					continue
-				}
-				pullTwice(t, client, p, hub)
-				if c.hubOnly {
-					client = &pathClient{client: client, prefix: proxyAddress + "/"}
-				}
-				pullTwice(t, client, p, other)
-			}
-			name, _, _ := strings.Cut(c.path, "?")
-			r.run(fmt.Sprintf("curl -fsS 'http://%s/setup/%s/undo' | sh", proxyAddress, name))
-			r.wantTree("after the undo", before)
-		})
 	}
+}
+
+// makeMachine makes a machine with a proxy in its network, as startRoot does.
+type makeMachine func(t *testing.T, p *proxy, prepare string) *root
+
+// test has the script run on a machine, the clients pull, and all undone.
+func (c configured) test(t *testing.T, machine makeMachine) {
+	t.Helper()
+	p, hub, other := mirrorWorld(t, c.env...)
+	r := machine(t, p, c.prepare)
+	before := r.tree()
+	line := fmt.Sprintf("curl -fsS 'http://%s/setup/%s' | sh", proxyAddress, c.path)
+	r.run(line)
+	if got := r.calls(); got != c.told {
+		t.Errorf("systemctl was told\n%s\nwant\n%s", got, c.told)
+	}
+	after := r.tree()
+	r.run(line)
+	r.wantTree("after the second run", after)
+	if got := r.calls(); got != "" {
+		t.Errorf("the second run told systemctl %q", got)
+	}
+	for i, start := range c.clients {
+		client := start(r)
+		if i > 0 { // all is in the cache by now
+			pullOnce(t, client, other)
+			continue
+		}
+		pullTwice(t, client, p, hub)
+		if c.hubOnly {
+			client = &pathClient{client: client, prefix: proxyAddress + "/"}
+		}
+		pullTwice(t, client, p, other)
+	}
+	name, _, _ := strings.Cut(c.path, "?")
+	r.run(fmt.Sprintf("curl -fsS 'http://%s/setup/%s/undo' | sh", proxyAddress, name))
+	r.wantTree("after the undo", before)
 }
 
 // shellClient is a client that runs on a machine, by lines of shell in which IMAGE is what to pull.
