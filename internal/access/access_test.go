@@ -121,6 +121,8 @@ func (db *mapDB) Put(bucket, key string, value []byte)          { db.m.Store(buc
 func (db *mapDB) Delete(bucket, key string)                     { db.m.Delete(bucket + "\x01" + key) }
 func (db *mapDB) Scan(_, _ string, _ func(string, []byte) bool) {}
 
+func (db *mapDB) Page(string, string, int) ([]string, [][]byte) { return nil, nil }
+
 func TestClasses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

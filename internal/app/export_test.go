@@ -13,5 +13,8 @@ func NewIn(resolver dial.Resolver, cfg *config.Config, log *slog.Logger) (*App, 
 	return open(&App{cfg: cfg, log: log, resolver: resolver})
 }
 
+// NowAndThen is when metadata is swept.
+var NowAndThen = nowAndThen
+
 // NewLogger is the log that Run has.
 func NewLogger(cfg *config.Config, w io.Writer) *slog.Logger { return newLogger(cfg, cfg.LogLevel, w) }

@@ -13,6 +13,14 @@ const (
 
 // sweep drops metadata that nobody will use any more, now and then, until ctx ends.
 func (a *App) sweep(ctx context.Context) error {
+	return nowAndThen(ctx, func() {
+		n := a.parts.known.Sweep(a.parts.store.Holds, time.Now().Add(-a.cfg.CacheInactive))
+		a.log.Info("metadata swept", "component", "metadata", "records", n)
+	})
+}
+
+// nowAndThen does something that can wait, until ctx ends.
+func nowAndThen(ctx context.Context, do func()) error {
 	timer := time.NewTimer(sweepAfter)
 	defer timer.Stop()
 	for {
@@ -21,8 +29,7 @@ func (a *App) sweep(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		n := a.parts.known.Sweep(a.parts.store.Holds, time.Now().Add(-a.cfg.CacheInactive))
-		a.log.Info("metadata swept", "component", "metadata", "records", n)
+		do()
 		timer.Reset(sweepEvery)
 	}
 }

@@ -160,6 +160,32 @@ func (db *DB) Scan(bucket, prefix string, visit func(key string, value []byte) b
 	})
 }
 
+// Page returns the records that come after a key, in the order of keys: fewer than limit if there are no more. Those that
+// have not been written yet are not among them; of others the newest value is.
+func (db *DB) Page(bucket, after string, limit int) (keys []string, values [][]byte) {
+	db.mu.RLock()
+	defer db.mu.RUnlock()
+	db.view(func(tx *bolt.Tx) {
+		b := tx.Bucket([]byte(bucket))
+		if b == nil {
+			return
+		}
+		cursor := b.Cursor()
+		for k, v := cursor.Seek([]byte(after)); k != nil && len(keys) < limit; k, v = cursor.Next() {
+			key, value := string(k), v
+			for _, unwritten := range []batch{db.writing, db.pending} {
+				if newer, ok := unwritten.get(bucket, key); ok {
+					value = newer
+				}
+			}
+			if key != after && value != nil {
+				keys, values = append(keys, key), append(values, bytes.Clone(value))
+			}
+		}
+	})
+	return keys, values
+}
+
 // view reads the file; one that turns out to be damaged has nothing in it. The caller holds mu.
 func (db *DB) view(read func(*bolt.Tx)) {
 	if db.file == nil {

@@ -74,6 +74,29 @@ func TestReadsSeeWritesBeforeAndAfterTheFlush(t *testing.T) {
 	check()
 }
 
+// A page is of what is in the file, as it is by now.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	db := open(t, filepath.Join(t.TempDir(), "db"))
+	for _, key := range []string{"a", "b", "c", "d", "e"} {
+		db.Put("one", key, []byte("old"))
+	}
+	if err := db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	db.Put("one", "b", []byte("new"))
+	db.Delete("one", "c")
+	db.Put("one", "f", []byte("not written"))
+	for _, tt := range []struct{ bucket, after, want string }{
+		{"one", "", "[a b] [old new]"}, {"one", "b", "[d e] [old old]"}, {"one", "d", "[e] [old]"}, {"one", "bb", "[d e] [old old]"}, {"one", "e", "[] []"}, {"none", "", "[] []"},
+	} {
+		keys, values := db.Page(tt.bucket, tt.after, 2)
+		if got := fmt.Sprintf("%s %s", keys, values); got != tt.want {
+			t.Errorf("Page(%q, %q) = %s, want %s", tt.bucket, tt.after, got, tt.want)
+		}
+	}
+}
+
 func TestWritesOutliveTheProcess(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "db")

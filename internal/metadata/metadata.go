@@ -1,8 +1,8 @@
-// Package metadata remembers what registries have said: which descriptor a tag had and when, which repository holds
-// which digest, which repositories are open to everyone, whose logins were taken where, and the media type of a
-// manifest. Its invariant: nothing here is needed for correctness of bytes, and losing all of it costs questions to registries, never content. The methods of
-// [Metadata] are safe for concurrent use and do no I/O but a read of the embedded database, and not even that for a
-// record in use.
+// Package metadata remembers what registries have said: which descriptor a tag had and when, which repository holds which
+// digest, which repositories are open to everyone, whose logins were taken where, and the media type of a manifest. Its
+// invariant: nothing here is needed for correctness of bytes, and losing all of it costs questions to registries, never
+// content. The methods of [Metadata] are safe for concurrent use and do no I/O but a read of the embedded database, and
+// not even that for a record in use.
 package metadata
 
 import (
@@ -19,6 +19,9 @@ type DB interface {
 	Put(bucket, key string, value []byte)
 	Delete(bucket, key string)
 	Scan(bucket, prefix string, visit func(key string, value []byte) bool)
+	// Page returns the records after a key, in the order of keys: fewer than limit if there are no more. What was written
+	// a moment ago may not be among them.
+	Page(bucket, after string, limit int) (keys []string, values [][]byte)
 }
 
 // The buckets. Keys are fields joined by NUL, which no field but the last may hold.
@@ -50,18 +53,16 @@ type Metadata struct {
 
 // New returns a view of db.
 func New(db DB) *Metadata {
-	m := &Metadata{
-		tags:  newTable(db, bucketTags, TagKey.String, toJSON[TagRecord], decodeTag),
-		links: newTable(db, bucketLinks, linkKey.String, Link.encode, decodeLink),
-		free:  newTable(db, bucketFree, oci.Digest.String, place.encode, decodePlace),
-		open:  newTable(db, bucketOpen, place.String, toJSON[OpenAnswer], fromJSON[OpenAnswer]),
-		types: newTable(db, bucketTypes, oci.Digest.String, func(s string) []byte { return []byte(s) }, func(b []byte) (string, bool) { return string(b), len(b) > 0 }),
+	return &Metadata{
+		tags:       newTable(db, bucketTags, TagKey.String, parseTagKey, toJSON[TagRecord], decodeTag),
+		links:      newTable(db, bucketLinks, linkKey.String, parseLinkKey, Link.encode, decodeLink),
+		free:       newTable(db, bucketFree, oci.Digest.String, parseDigest, place.encode, decodePlace),
+		open:       newTable(db, bucketOpen, place.String, parsePlace, toJSON[OpenAnswer], fromJSON[OpenAnswer]),
+		types:      newTable(db, bucketTypes, oci.Digest.String, parseDigest, encodeType, decodeType),
+		grants:     newTable(db, bucketGrants, grantKey.String, parseGrantKey, toJSON[Acceptance], fromJSON[Acceptance]),
+		reached:    newTable(db, bucketReached, place.String, parsePlace, toJSON[OpenAnswer], fromJSON[OpenAnswer]),
+		challenges: newTable(db, bucketChallenges, place.String, parsePlace, toJSON[[]string], fromJSON[[]string]),
 	}
-	m.grants = newTable(db, bucketGrants, grantKey.String, toJSON[Acceptance], fromJSON[Acceptance])
-	m.reached = newTable(db, bucketReached, place.String, toJSON[OpenAnswer], fromJSON[OpenAnswer])
-	m.challenges = newTable(db, bucketChallenges, place.String, toJSON[[]string], fromJSON[[]string])
-	m.tags.parse, m.grants.parse = parseTagKey, parseGrantKey
-	return m
 }
 
 // TagKey is what a tag record is kept under. The same tag may mean different manifests to clients that accept
@@ -227,5 +228,12 @@ func (m *Metadata) PutMediaType(d oci.Digest, mediaType string) string {
 	})
 	return mediaType
 }
+
+func encodeType(mediaType string) []byte { return []byte(mediaType) }
+
+func decodeType(b []byte) (string, bool) { return string(b), len(b) > 0 }
+
+// parseDigest is the reverse of a digest's String.
+func parseDigest(s string) oci.Digest { return oci.Digest(s) }
 
 func join(fields ...string) string { return strings.Join(fields, "\x00") }

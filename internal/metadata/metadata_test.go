@@ -2,7 +2,9 @@ package metadata
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,6 +63,17 @@ func (db *mapDB) Scan(bucket, prefix string, visit func(key string, value []byte
 			return
 		}
 	}
+}
+
+func (db *mapDB) Page(bucket, after string, limit int) (keys []string, values [][]byte) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(db.m)) {
+		if name, ok := strings.CutPrefix(key, bucket+"\x01"); ok && name > after && len(keys) < limit {
+			keys, values = append(keys, name), append(values, db.m[key])
+		}
+	}
+	return keys, values
 }
 
 // facts is all that a test may know, in a form that can be compared.

@@ -9,54 +9,47 @@ import (
 
 // Sweep drops the records that nobody will use any more, and returns how many: of tags that nobody has asked for since,
 // and whose manifest is not held; of what a repository holds and of media types, for digests that are not held; of
-// whether a repository is open, asked before. To have dropped one too many costs a question to a registry.
+// whether a repository may be had, asked before, unless something of it is held: that would be no one's while its
+// registry cannot be asked. To have dropped one too many costs a question to a registry.
 func (m *Metadata) Sweep(held func(oci.Digest) bool, since time.Time) (dropped int) {
-	for _, k := range m.tags.unused(parseTagKey, func(rec TagRecord) bool {
+	holding := map[place]bool{}
+	old := func(p place, a OpenAnswer) bool { return a.At.Before(since) && !holding[p] }
+	dropped += m.tags.sweep(func(_ TagKey, rec TagRecord) bool {
 		return rec.ValidatedAt.Before(since) && !held(rec.Descriptor.Digest)
-	}) {
-		m.tags.remove(k)
-		dropped++
-	}
-	for _, k := range m.links.unusedKeys(parseLinkKey, func(k linkKey) bool { return !held(k.digest) }) {
-		m.links.remove(k)
-		dropped++
-	}
-	parseDigest := func(s string) oci.Digest { return oci.Digest(s) }
-	for _, d := range m.free.unusedKeys(parseDigest, func(d oci.Digest) bool { return !held(d) }) {
-		m.free.remove(d)
-		dropped++
-	}
-	for _, d := range m.types.unusedKeys(parseDigest, func(d oci.Digest) bool { return !held(d) }) {
-		m.types.remove(d)
-		dropped++
-	}
-	for _, p := range m.open.unused(parsePlace, func(a OpenAnswer) bool { return a.At.Before(since) }) {
-		m.open.remove(p)
-		dropped++
-	}
+	})
+	dropped += m.links.sweep(func(k linkKey, _ Link) bool {
+		holds := held(k.digest)
+		if holds {
+			holding[k.place] = true
+		}
+		return !holds
+	})
+	dropped += m.free.sweep(func(d oci.Digest, _ place) bool { return !held(d) })
+	dropped += m.types.sweep(func(d oci.Digest, _ string) bool { return !held(d) })
+	dropped += m.open.sweep(old)
+	dropped += m.reached.sweep(old)
 	return dropped
 }
 
-// unused returns the keys of the records that gone reports, and of those that cannot be read.
-func (t *table[K, V]) unused(parse func(string) K, gone func(V) bool) (keys []K) {
-	t.db.Scan(t.bucket, "", func(key string, value []byte) bool {
-		if v, ok := t.decode(value); !ok || gone(v) {
-			keys = append(keys, parse(key))
-		}
-		return true
-	})
-	return keys
-}
+// sweepAtOnce bounds what is read at one time: nobody can write meanwhile.
+const sweepAtOnce = 1000
 
-// unusedKeys returns the keys that gone reports.
-func (t *table[K, V]) unusedKeys(parse func(string) K, gone func(K) bool) (keys []K) {
-	t.db.Scan(t.bucket, "", func(key string, _ []byte) bool {
-		if k := parse(key); gone(k) {
-			keys = append(keys, k)
+// sweep drops the records that gone reports, and those that cannot be read.
+func (t *table[K, V]) sweep(gone func(K, V) bool) (dropped int) {
+	for after := ""; ; {
+		keys, values := t.db.Page(t.bucket, after, sweepAtOnce)
+		for i, key := range keys {
+			k := t.parse(key)
+			if v, ok := t.decode(values[i]); !ok || gone(k, v) {
+				t.remove(k)
+				dropped++
+			}
 		}
-		return true
-	})
-	return keys
+		if len(keys) < sweepAtOnce {
+			return dropped
+		}
+		after = keys[len(keys)-1]
+	}
 }
 
 // parseLinkKey and parsePlace are the reverse of String.

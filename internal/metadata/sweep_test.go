@@ -28,13 +28,22 @@ func TestSweep(t *testing.T) {
 		m.PutMediaType(d, "application/vnd.oci.image.manifest.v1+json")
 		m.PutProof("quay.io", "a", d, true)
 	}
-	m.PutOpen("quay.io", "a", OpenAnswer{Open: true, At: now})
-	m.PutOpen("quay.io", "b", OpenAnswer{Open: true, At: since.Add(-time.Hour)})
+	for repository, at := range map[string]time.Time{"a": since.Add(-time.Hour), "old": since.Add(-time.Hour), "new": now} {
+		m.PutOpen("quay.io", repository, OpenAnswer{Open: true, At: at})
+		m.PutReached("quay.io", repository, OpenAnswer{Open: true, At: at})
+	}
+	for i := range 2 * sweepAtOnce { // more than are read at one time, every other of them held
+		d := held
+		if i%2 == 0 {
+			d = oci.FromBytes(fmt.Append(nil, i))
+		}
+		m.PutClaim("quay.io", fmt.Sprint("many", i), d)
+	}
 
 	is := func(d oci.Digest) bool { return d == held }
-	// A tag; two links, of the repository and of the registry; what is free; a media type; an answer.
-	if n := m.Sweep(is, since); n != 6 {
-		t.Errorf("%d records dropped, want 6", n)
+	// A tag; two links, of the repository and of the registry; what is free; a media type; two answers; half of many links.
+	if n := m.Sweep(is, since); n != 7+sweepAtOnce {
+		t.Errorf("%d records dropped, want %d", n, 7+sweepAtOnce)
 	}
 	for tag, want := range map[string]bool{"old and held": true, "old and gone": false, "new and gone": true} {
 		if _, ok := m.Tag(key(tag)); ok != want {
@@ -47,11 +56,13 @@ func TestSweep(t *testing.T) {
 			t.Errorf("records of %s: %s, want all %t", d, got, want)
 		}
 	}
-	if _, ok := m.Open("quay.io", "a"); !ok {
-		t.Error("a recent answer is gone")
-	}
-	if _, ok := m.Open("quay.io", "b"); ok {
-		t.Error("an old answer is there")
+	// Of what is held it stays known who may have it, however long ago that was asked.
+	for repository, want := range map[string]bool{"a": true, "old": false, "new": true} {
+		_, open := m.Open("quay.io", repository)
+		_, reached := m.Reached("quay.io", repository)
+		if open != want || reached != want {
+			t.Errorf("answers about %q: open there %t, central there %t, want %t", repository, open, reached, want)
+		}
 	}
 	if n := m.Sweep(is, since); n != 0 {
 		t.Errorf("a second sweep dropped %d records", n)

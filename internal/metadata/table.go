@@ -13,7 +13,7 @@ type table[K comparable, V any] struct {
 	db     DB
 	bucket string
 	key    func(K) string // in the database
-	parse  func(string) K // the reverse; needed where keys are looked for
+	parse  func(string) K // the reverse
 	encode func(V) []byte
 	decode func([]byte) (V, bool) // not ok where the value is none of ours: then there is none
 	// memory is keyed as the database is, and has pointers, so that all tables share the code of one cache: the compiler
@@ -24,9 +24,9 @@ type table[K comparable, V any] struct {
 // inMemory is how many records of a table are kept in memory: at some 300 bytes each, what a busy day touches fits.
 const inMemory = 16 << 10
 
-func newTable[K comparable, V any](db DB, bucket string, key func(K) string, encode func(V) []byte, decode func([]byte) (V, bool)) *table[K, V] {
+func newTable[K comparable, V any](db DB, bucket string, key func(K) string, parse func(string) K, encode func(V) []byte, decode func([]byte) (V, bool)) *table[K, V] {
 	memory := otter.Must(&otter.Options[string, *V]{MaximumSize: inMemory})
-	return &table[K, V]{db: db, bucket: bucket, key: key, encode: encode, decode: decode, memory: memory}
+	return &table[K, V]{db: db, bucket: bucket, key: key, parse: parse, encode: encode, decode: decode, memory: memory}
 }
 
 // get returns a record, if there is one.
