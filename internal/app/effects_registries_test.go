@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"container-registry-proxy/internal/registrytest"
+	"container-registry-proxy/test/lack"
 )
 
 // portOf is the port of an authority.
@@ -33,7 +34,7 @@ func usualPort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:443")
 	if os.IsPermission(err) {
-		t.Skip("the registries of this test listen on port 443, which takes root here")
+		lack.Of(t, "the right to listen on port 443, as its registries do")
 	}
 	if err == nil {
 		_ = l.Close()

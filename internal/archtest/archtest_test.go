@@ -33,6 +33,7 @@ func TestRepository(t *testing.T) {
 		"hidden starts":    func() ([]string, error) { return tree.HiddenStarts(), nil },
 		"sizes":            func() ([]string, error) { return tree.Sizes(), nil },
 		"package comments": func() ([]string, error) { return tree.PackageComments(), nil },
+		"skips":            func() ([]string, error) { return tree.Skips(), nil },
 		"machine paths":    tree.MachinePaths,
 		"dependencies":     tree.Dependencies,
 	} {
@@ -100,6 +101,9 @@ func TestViolations(t *testing.T) {
 		{"comment of another form", map[string]string{"internal/oci/a.go": "// Words.\npackage oci\n"}, commentsOf, `begin with "Package oci "`},
 		{"two comments", map[string]string{"internal/oci/a.go": good, "internal/oci/b.go": good}, commentsOf, "keep one"},
 		{"command", map[string]string{"cmd/x/a.go": "// Command x runs.\npackage main\n"}, commentsOf, ""},
+		{"skip", map[string]string{"internal/oci/a_test.go": "package oci\nfunc f() { if x { t.Skip() } }\n"}, skipsOf, "call lack.Of"},
+		{"kept skip", map[string]string{"internal/oci/a_test.go": "package oci\nvar skip = t.Skipf\n"}, skipsOf, "call lack.Of"},
+		{"skip of what takes long", map[string]string{"internal/oci/a_test.go": "package oci\nfunc f() { if os.Getenv(\"LONG\") == \"\" { t.Skip() } }\n"}, skipsOf, ""},
 		{"path of a machine", map[string]string{"docs/a.md": "see /ho" + "me/me/notes"}, (*Tree).MachinePaths, "docs/a.md:1"},
 		{"path of the product", map[string]string{"docs/a.md": "see /etc/hosts, https://example.com/work/x and a/work/b"}, (*Tree).MachinePaths, ""},
 		{"unexplained module", map[string]string{"internal/oci/a.go": "package oci\nimport _ \"example.com/a/b/c\"\n"}, (*Tree).Dependencies, "what it saves us"},
@@ -122,6 +126,7 @@ func layersOf(t *Tree) ([]string, error)   { return t.Layers(), nil }
 func bannedOf(t *Tree) ([]string, error)   { return t.BannedImports(), nil }
 func dialsOf(t *Tree) ([]string, error)    { return t.Dials(), nil }
 func startsOf(t *Tree) ([]string, error)   { return t.HiddenStarts(), nil }
+func skipsOf(t *Tree) ([]string, error)    { return t.Skips(), nil }
 func sizesOf(t *Tree) ([]string, error)    { return t.Sizes(), nil }
 func commentsOf(t *Tree) ([]string, error) { return t.PackageComments(), nil }
 

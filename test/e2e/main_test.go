@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"container-registry-proxy/test/lack"
 )
 
 // program is the program under test, built once for all tests.
@@ -79,19 +81,15 @@ var install = sync.OnceValue(func() error {
 // need makes sure that programs are there: it installs them as root, and skips the test on a machine where it may not.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
-	skip := t.Skipf
-	if os.Getenv("CI") == "true" {
-		skip = t.Fatalf
-	}
 	if os.Geteuid() != 0 {
-		skip("real clients need root, to mount and to have namespaces of their own")
+		lack.Of(t, "root, with which real clients mount and have namespaces of their own")
 	}
 	for _, program := range programs {
 		if _, err := exec.LookPath(program); err == nil {
 			continue
 		}
 		if err := install(); err != nil {
-			skip("%s is absent and cannot be installed: %v", program, err)
+			lack.Of(t, "%s, which cannot be installed: %v", program, err)
 		}
 		if _, err := exec.LookPath(program); err != nil {
 			t.Fatalf("%s is absent after the installation: %v", program, err)

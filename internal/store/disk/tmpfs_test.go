@@ -14,6 +14,7 @@ import (
 	"container-registry-proxy/internal/store"
 	"container-registry-proxy/internal/store/disk"
 	"container-registry-proxy/internal/store/storetest"
+	"container-registry-proxy/test/lack"
 )
 
 // envMounts says that this process has mounts of its own.
@@ -44,7 +45,7 @@ func ownMounts(t *testing.T) bool {
 	}
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, syscall.EPERM) {
-		t.Skip("this system gives no process mounts of its own")
+		lack.Of(t, "the right to have mounts of its own")
 	}
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("%v\n%s", err, out)
