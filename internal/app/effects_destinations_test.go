@@ -161,3 +161,17 @@ func effectForceHTTP11(t *testing.T) {
 		}
 	}
 }
+
+// A name under a wildcard that is open at its end may be a stranger's, and lead where the stranger likes.
+func TestAnOpenWildcardVouchesForNoAddress(t *testing.T) {
+	t.Parallel()
+	world := registrytest.NewWorld(t)
+	for _, name := range []string{"registry.corp.test", "registry.stranger.test"} {
+		registrytest.New(t, registrytest.Config{World: world, Name: name}).PushImage("team/app", "1", layers(1, 1, 1000)...)
+	}
+	authority := func(name string) string { return fmt.Sprintf("%s:%d", name, world.HostMap()[name].Port()) }
+	ours, strange := authority("registry.corp.test"), authority("registry.stranger.test")
+	h := start(t, world, "ALLOWED_NETWORKS=", "REGISTRIES=*.corp.test:"+ours[strings.LastIndexByte(ours, ':')+1:]+" registry.stranger.*:"+strange[strings.LastIndexByte(strange, ':')+1:])
+	h.ask("GET", "https://"+ours+"/v2/team/app/manifests/1").expect(t, 200)
+	h.ask("GET", "https://"+strange+"/v2/team/app/manifests/1").expect(t, 403, "loopback", "ALLOWED_NETWORKS")
+}

@@ -59,3 +59,6 @@ func (a *App) Reload(load func() (*config.Config, error)) {
 
 // named reports whether the operator names a host.
 func (a *App) named(host string) bool { return a.live.Load().cfg.Named(host) }
+
+// owned reports whether a host may have any address, because the operator names it and no stranger can have that name.
+func (a *App) owned(host string) bool { return a.live.Load().cfg.Owned(host) }

@@ -71,7 +71,8 @@ func (w towards) dialer(connect time.Duration) *dial.Dialer {
 		}
 	}
 	destinations := w.destinations
-	destinations.Named = func(host string) bool { return named[host] || w.named(host) }
+	owned := destinations.Named
+	destinations.Named = func(host string) bool { return named[host] || owned(host) }
 	if connect == 0 {
 		connect = w.cfg.Timeouts.ProxyConnect
 	}

@@ -71,7 +71,7 @@ func (a *App) wire() (*parts, error) {
 		return nil, fmt.Errorf("TUNNEL_PORTS: %w", err)
 	}
 	destinations := dial.Config{
-		AllowedNetworks: cfg.AllowedNetworks, Named: a.named, Own: p.own.list,
+		AllowedNetworks: cfg.AllowedNetworks, Named: a.owned, Own: p.own.list,
 		DisableIPv6: cfg.DisableIPv6, RefusePrivate: cfg.RefusePrivate, TunnelPorts: ports, Resolver: a.resolver,
 	}
 	tunnels := dial.New(within(destinations, cfg.Timeouts.TunnelConnect))

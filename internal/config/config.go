@@ -222,3 +222,6 @@ type Timeouts struct {
 // Named reports whether host, without a port, is named in REGISTRIES or AUTH_REGISTRIES, by a wildcard too. Docker
 // Hub's hosts are intercepted always, but named only where the operator wrote one of them.
 func (c *Config) Named(host string) bool { return c.Registries.Named(host) }
+
+// Owned is Named without wildcards under which strangers may have names.
+func (c *Config) Owned(host string) bool { return c.Registries.Owned(host) }

@@ -199,6 +199,13 @@ func (s HostSet) Named(host string) bool {
 	return s.named[host] || slices.ContainsFunc(s.wildcards, func(w wildcard) bool { return w.matches(host) })
 }
 
+// Owned reports whether host is one that the operator wrote and nobody else can be: under a wildcard that is open at its
+// end, such as registry.*, anybody may have a name, and have it lead where he likes.
+func (s HostSet) Owned(host string) bool {
+	host = oci.CanonicalHost(host)
+	return s.named[host] || slices.ContainsFunc(s.wildcards, func(w wildcard) bool { return w.tail == "" && w.matches(host) })
+}
+
 func (hp hostPort) String() string {
 	if hp.port != "" {
 		return net.JoinHostPort(hp.host, hp.port)
