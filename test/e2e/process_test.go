@@ -18,7 +18,7 @@ import (
 // Bounds on what runs: generous, since other tests share the machine.
 const (
 	startTimeout   = 60 * time.Second
-	commandTimeout = 2 * time.Minute
+	commandTimeout = 5 * time.Minute
 	stopTimeout    = 30 * time.Second
 )
 
