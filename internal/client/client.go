@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"container-registry-proxy/internal/glob"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/secret"
 )
@@ -24,7 +25,7 @@ type Who struct {
 }
 
 // Rule says what some clients may pull. Of who they are, each field that is not empty has to fit; without any it is for all.
-// Patterns are globs: * stands for any number of characters, ? for one. A nil list of what they may pull means all.
+// Patterns are those of package glob. A nil list of what they may pull means all.
 type Rule struct {
 	Networks     []netip.Prefix
 	Users        []string
@@ -110,14 +111,14 @@ func (g *Guard) Everyone(reg oci.Registry, repository string) bool {
 func (rule Rule) fits(who Who) bool {
 	return (len(rule.Networks) == 0 || within(rule.Networks, who.Addr)) &&
 		(len(rule.Users) == 0 || who.User != "" && slices.Contains(rule.Users, who.User)) &&
-		(len(rule.Certificates) == 0 || slices.ContainsFunc(who.Names, func(name string) bool { return matchAny(rule.Certificates, name) }))
+		(len(rule.Certificates) == 0 || slices.ContainsFunc(who.Names, func(name string) bool { return glob.Any(rule.Certificates, name) }))
 }
 
 func (rule Rule) allows(reg oci.Registry, repository string) bool {
-	if rule.Registries != nil && !matchAny(rule.Registries, strings.TrimPrefix(string(reg), "http://")) {
+	if rule.Registries != nil && !glob.Any(rule.Registries, strings.TrimPrefix(string(reg), "http://")) {
 		return false
 	}
-	return rule.Repositories == nil || repository == "" || matchAny(rule.Repositories, repository)
+	return rule.Repositories == nil || repository == "" || glob.Any(rule.Repositories, repository)
 }
 
 func within(networks []netip.Prefix, addr netip.Addr) bool {
@@ -141,29 +142,4 @@ func login(header string) (user string, password secret.String, given bool) {
 	pair, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
 	user, text, found := strings.Cut(string(pair), ":")
 	return user, secret.New(text), err == nil && found && user != ""
-}
-
-func matchAny(patterns []string, text string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool { return match(pattern, text) })
-}
-
-// match reports whether a glob matches the whole text. It takes time in proportion to the product of both lengths at
-// most.
-func match(pattern, text string) bool {
-	p, t, star, back := 0, 0, -1, 0
-	for t < len(text) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, back = p, t
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == text[t]):
-			p, t = p+1, t+1
-		case star >= 0:
-			back++
-			p, t = star+1, back
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
 }

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strings"
+
+	"container-registry-proxy/internal/glob"
 )
 
 // matcher says whether a text matches.
@@ -15,14 +17,13 @@ type everything struct{}
 
 func (everything) MatchString(string) bool { return true }
 
-// literal matches one text.
-type literal string
+// globbed matches what a glob does.
+type globbed string
 
-func (l literal) MatchString(s string) bool { return s == string(l) }
+func (g globbed) MatchString(s string) bool { return glob.Match(string(g), s) }
 
 // newMatcher takes a pattern of a rule: a regular expression between slashes, which matches anywhere in the text unless
-// it says otherwise; or a glob that matches the whole text, in which * stands for any number of characters and ? for
-// one. Empty means everything.
+// it says otherwise; or one of package glob. Empty means everything.
 func newMatcher(pattern string, allowPCRE bool) (matcher, error) {
 	switch {
 	case pattern == "" || pattern == "*":
@@ -35,22 +36,8 @@ func newMatcher(pattern string, allowPCRE bool) (matcher, error) {
 			return nil, fmt.Errorf("pattern %q: want a slash at its end too, such as /^v[0-9]+$/", pattern)
 		}
 		return compilePattern("", expression, allowPCRE)
-	case !strings.ContainsAny(pattern, "*?"):
-		return literal(pattern), nil
 	}
-	var b strings.Builder
-	b.WriteString("^")
-	for _, r := range pattern {
-		switch r {
-		case '*':
-			b.WriteString(".*")
-		case '?':
-			b.WriteString(".")
-		default:
-			b.WriteString(regexp.QuoteMeta(string(r)))
-		}
-	}
-	return regexp.Compile(b.String() + "$")
+	return globbed(pattern), nil
 }
 
 // compilePattern compiles what an operator wrote behind a prefix of ours: by RE2 where that is possible, else, if that is
