@@ -70,7 +70,7 @@ func effectSendTimeout(t *testing.T) {
 	reg := registrytest.New(t, registrytest.Config{})
 	blob := registrytest.Bytes(1, 12<<20) // more than fits into the buffers of both kernels
 	digest := reg.PutBlob("app", blob)
-	h := start(t, reg.World, "REGISTRIES="+reg.Host(), "SEND_TIMEOUT=2s")
+	h := start(t, reg.World, "REGISTRIES="+reg.Host(), "SEND_TIMEOUT=5s")
 	begin := func() *http.Response {
 		w := h.secure(reg.Host())
 		_ = w.Conn.(*tls.Conn).NetConn().(wire).Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
@@ -83,11 +83,11 @@ func effectSendTimeout(t *testing.T) {
 	}
 	stuck, slow := begin(), begin()
 	var got bytes.Buffer
-	for range 30 {
-		if _, err := io.CopyN(&got, slow.Body, int64(len(blob)/31)); err != nil {
+	for range 60 {
+		if _, err := io.CopyN(&got, slow.Body, int64(len(blob)/61)); err != nil {
 			t.Fatalf("a client that takes its time was cut after %d bytes: %v", got.Len(), err)
 		}
-		time.Sleep(100 * time.Millisecond) // the pace of a client; three seconds in all
+		time.Sleep(100 * time.Millisecond) // the pace of a client; six seconds in all
 	}
 	if _, err := io.Copy(&got, slow.Body); err != nil || !bytes.Equal(got.Bytes(), blob) {
 		t.Errorf("a client that takes its time got %d bytes, %v, want all %d", got.Len(), err, len(blob))

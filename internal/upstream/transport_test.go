@@ -134,15 +134,16 @@ func TestBodyThatStalls(t *testing.T) {
 // A body that moves may take as long as it likes.
 func TestSlowBodyArrives(t *testing.T) {
 	t.Parallel()
+	const timeout = 2 * time.Second
 	w := newWorld(t)
 	reg := w.https("reg.test", func(rw http.ResponseWriter, _ *http.Request) {
 		for range 10 {
 			_, _ = io.WriteString(rw, "x")
 			_ = http.NewResponseController(rw).Flush()
-			time.Sleep(short / 4) // the registry's pace, which is what is tested
+			time.Sleep(timeout / 8) // the registry's pace, which is what is tested
 		}
 	})
-	c := w.client(func(c *upstream.Config) { c.ReadTimeout = short })
+	c := w.client(func(c *upstream.Config) { c.ReadTimeout = timeout })
 	if _, body := get(t, c, upstream.Request{Registry: registry(t, reg), Path: "/v2/x"}); body != "xxxxxxxxxx" {
 		t.Errorf("body %q, want all of it", body)
 	}
