@@ -50,10 +50,10 @@ bench:
 	$(GO) run ./bench $(BENCHFLAGS)
 
 fmt:
-	gofmt -l -w cmd deploy internal test
+	gofmt -l -w bench cmd deploy internal test
 
 check-fmt:
-	@unformatted=$$(gofmt -l cmd deploy internal test) && test -z "$$unformatted" || \
+	@unformatted=$$(gofmt -l bench cmd deploy internal test) && test -z "$$unformatted" || \
 	{ echo "make fmt would change: $$unformatted"; exit 1; }
 
 vet:

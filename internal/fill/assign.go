@@ -78,7 +78,7 @@ func (x *fill) assign(p plan) (*worker, error) {
 	}
 	w.source = x.sources[0]
 	x.comesFrom(w.source.Origin())
-	if !x.mixed && w.source.Key() != x.leader {
+	if !x.mixed && w.source.Key() != x.leader.src.Key() {
 		x.mixed = true
 		x.changed()
 	}

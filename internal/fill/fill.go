@@ -154,7 +154,7 @@ func New(cfg Config) *Fills {
 // The error is the source's own, or matches [store.ErrNoSpace] where nothing can be stored.
 func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.Extent) (r *Reader, leads bool, err error) {
 	for {
-		x, w, started, err := f.enlist(d, src, want)
+		x, w, err := f.enlist(d, src, want)
 		if err != nil {
 			return nil, false, err
 		}
@@ -166,7 +166,7 @@ func (f *Fills) Join(ctx context.Context, d oci.Digest, src Source, want store.E
 		}
 		err = x.wait(ctx, func() bool { return x.ready || w.err != nil })
 		if err == nil {
-			leads, err = x.admit(w, started)
+			leads, err = x.admit(w)
 		}
 		if err != nil {
 			x.leave()
@@ -212,19 +212,19 @@ func (f *Fills) Close() {
 }
 
 // enlist makes the caller a waiter of the digest's fill. The waiter is nil if that fill has ended.
-func (f *Fills) enlist(d oci.Digest, src Source, want store.Extent) (x *fill, w *waiter, started bool, err error) {
+func (f *Fills) enlist(d oci.Digest, src Source, want store.Extent) (x *fill, w *waiter, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := context.Cause(f.ctx); err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	x = f.active[d]
 	if x != nil {
-		return x, x.enlist(src, want), false, nil
+		return x, x.enlist(src, want), nil
 	}
 	x = newFill(d, f.cfg.Share, f.metrics)
 	f.active[d] = x
 	w = x.enlist(src, want)
 	f.wg.Go(func() { f.run(x) })
-	return x, w, true, nil
+	return x, w, nil
 }

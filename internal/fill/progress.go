@@ -47,10 +47,10 @@ type fill struct {
 	closing  bool  // file is not to be read any more
 	size     int64 // -1 until known
 	have     store.Extents
-	received int64  // bytes that came from upstream
-	leader   string // key of the source that the bytes come from
-	mixed    bool   // not all of them do
-	origin   string // of all of them; empty where there are several, or it is not known
+	received int64   // bytes that came from upstream
+	leader   *waiter // whose source delivered first; nil where none had to
+	mixed    bool    // not all bytes come from that source
+	origin   string  // of all bytes; empty where there are several, or it is not known
 	verified bool
 	discards bool // the file is to be removed, not left for the next fill
 	ended    bool
@@ -98,10 +98,10 @@ func (x *fill) enlist(src Source, want store.Extent) *waiter {
 }
 
 // admit says whether a waiter may read, and whether all that it will read comes from its own source.
-func (x *fill) admit(w *waiter, started bool) (leads bool, err error) {
+func (x *fill) admit(w *waiter) (leads bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return started && !x.mixed && x.leader == w.src.Key(), w.err
+	return w == x.leader && !x.mixed, w.err
 }
 
 // nextWaiter returns the first waiter whose source has not failed. With none left the fill takes no more.
@@ -194,9 +194,7 @@ func (x *fill) begin(b beginning) {
 		x.file, x.size, x.verified, x.ready, x.waiters = b.file, b.size, b.verified, true, nil
 		x.have = append(store.Extents{}, b.have...)
 		x.mixed, x.origin = b.leader == nil || len(b.have) > 0, b.origin
-		if b.leader != nil {
-			x.leader = b.leader.src.Key()
-		}
+		x.leader = b.leader
 		x.completeAfterShare()
 	})
 }

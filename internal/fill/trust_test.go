@@ -115,6 +115,40 @@ func TestWhoLeads(t *testing.T) {
 	}
 }
 
+// Who comes while another's source is being asked in vain leads: all that it gets is its own source's.
+func TestWhoFollowsARefusalLeads(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		blob, d := randomBlob(1 << 20)
+		denied := permanentError{errors.New("429")}
+		joined := make(chan struct{})
+		limited := &origin{name: "limited", blob: blob, answer: func(int, int64, *Delivery, *body) error { <-joined; return denied }}
+		f := New(Config{Store: newMemStore()})
+		defer f.Close()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, _, err := f.Join(t.Context(), d, limited, store.Extent{End: -1}); !errors.Is(err, denied) {
+				t.Errorf("the first Join: %v, want its source's refusal", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			r, leads, err := f.Join(t.Context(), d, &origin{name: "mirror", blob: blob}, store.Extent{End: -1})
+			if err != nil || !leads {
+				t.Errorf("the second Join: leads %t, %v, want that it does", leads, err)
+				return
+			}
+			defer r.Close()
+			if got, err := drain(r.Range(0, -1), r.Size()); err != nil || !bytes.Equal(got, blob) {
+				t.Errorf("it got %d bytes, %v", len(got), err)
+			}
+		})
+		synctest.Wait()
+		close(joined)
+		wg.Wait()
+	})
+}
+
 // A source that cannot go on for the time being gives way to another.
 func TestTheNextSourceTakesOverInTheMiddle(t *testing.T) {
 	t.Parallel()
