@@ -103,13 +103,11 @@ func run(ctx context.Context, o options) (err error) {
 		Command: "go run ./bench " + strings.Join(os.Args[1:], " "), Commit: commit(root), Scale: scale.Name,
 		Began: time.Now(), Machine: report.ThisMachine(),
 	}
-	if err := measure(ctx, cfg, chosen, r); err != nil {
-		return err
-	}
+	err = measure(ctx, cfg, chosen, r) // what was measured before it failed, or was interrupted, is reported
 	if o.json == "" {
 		o.json = filepath.Join(root, "bin", "bench", "result.json")
 	}
-	return errors.Join(r.Write(os.Stdout), r.WriteJSON(o.json))
+	return errors.Join(err, r.Write(os.Stdout), r.WriteJSON(o.json))
 }
 
 // choose picks the rows whose name matches.
@@ -158,7 +156,10 @@ func measure(ctx context.Context, cfg rows.Config, chosen []rows.Row, r *report.
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stand.Close()) }()
+	defer func() {
+		r.Took = time.Since(r.Began)
+		err = errors.Join(err, stand.Close())
+	}()
 	for i, row := range chosen {
 		say("%d/%d %s: %s", i+1, len(chosen), row.Name, row.Title)
 		r.Rows = append(r.Rows, rows.Run(ctx, stand, row))
@@ -166,7 +167,6 @@ func measure(ctx context.Context, cfg rows.Config, chosen []rows.Row, r *report.
 			return context.Cause(ctx)
 		}
 	}
-	r.Took = time.Since(r.Began)
 	return nil
 }
 
