@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,5 +180,34 @@ func (d *daemon) awaitEnd() {
 	case <-d.ended:
 	case <-time.After(stopTimeout):
 		d.t.Fatalf("%s has not ended after %s", d.name, stopTimeout)
+	}
+}
+
+// The program as it is built leaves a small heap in peace, unless the operator has said how often it is to be collected.
+func TestSmallHeapIsLeftInPeace(t *testing.T) {
+	t.Parallel()
+	world := registrytest.NewWorld(t)
+	for name, tc := range map[string]struct {
+		env    []string
+		wanted func(percent int) bool
+	}{
+		"by itself": {nil, func(percent int) bool { return percent > 100 }},
+		"GOGC=50":   {[]string{"GOGC=50"}, func(percent int) bool { return percent == 50 }},
+	} {
+		p := startProxy(t, world, tc.env...)
+		resp, err := http.Get("http://" + p.admin + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(body), "\ngo_gc_gogc_percent ")
+		line, _, _ := strings.Cut(rest, "\n")
+		if percent, err := strconv.Atoi(line); err != nil || !tc.wanted(percent) {
+			t.Errorf("%s: go_gc_gogc_percent is %q", name, line)
+		}
 	}
 }
