@@ -18,6 +18,7 @@ import (
 	"container-registry-proxy/internal/config"
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/garbage"
+	"container-registry-proxy/internal/lines"
 )
 
 // heapFloor is below how many bytes the collector leaves the heap in peace. It is little beside what the page cache takes,
@@ -37,7 +38,9 @@ func Run(ctx context.Context, environ []string, stdout, stderr io.Writer) error 
 	defer garbage.Floor(heapFloor)()
 	level := &slog.LevelVar{}
 	level.Set(cfg.LogLevel)
-	a, err := open(&App{cfg: cfg, log: newLogger(cfg, level, stderr), level: level})
+	gathered := lines.New(stderr)
+	defer func() { _ = gathered.Flush() }() // there is no log to say that there is none
+	a, err := open(&App{cfg: cfg, log: newLogger(cfg, level, gathered), level: level})
 	if err != nil {
 		return err
 	}
