@@ -20,6 +20,7 @@ import (
 	"container-registry-proxy/internal/metadata"
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/secret"
+	"container-registry-proxy/internal/until"
 	"container-registry-proxy/internal/upstream"
 	"container-registry-proxy/internal/upstream/auth"
 )
@@ -144,8 +145,8 @@ type Config struct {
 type Access struct {
 	cfg       Config
 	questions singleflight.Group
-	rests     rests
-	reach     reach
+	resting   *until.Set[oci.Registry] // are left alone
+	down      *until.Set[oci.Registry] // and token services, could not be reached when they were last asked
 }
 
 // New returns the trust model over cfg.
@@ -171,7 +172,7 @@ func New(cfg Config) *Access {
 	if cfg.Everyone == nil {
 		cfg.Everyone = func(oci.Registry, string) bool { return true }
 	}
-	a := &Access{cfg: cfg}
+	a := &Access{cfg: cfg, resting: until.New[oci.Registry](cfg.Now, maxHosts), down: until.New[oci.Registry](cfg.Now, maxHosts)}
 	a.cfg.Registries = a.Watch(cfg.Registries)
 	return a
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
 	"time"
 
 	"container-registry-proxy/internal/oci"
@@ -14,61 +13,35 @@ import (
 const (
 	// unreachableFor is how long a registry counts as unreachable after it was last seen to be.
 	unreachableFor = 30 * time.Second
-	// maxUnreachable bounds those that are remembered; more only means that some are asked.
-	maxUnreachable = 1024
+	// maxHosts bounds those that are remembered, and those at rest; more only means that some are asked.
+	maxHosts = 1024
 	// maxChallenge bounds what is remembered of a challenge: headers of more bytes are none that a client needs.
 	maxChallenge = 4 << 10
 )
 
-// reach is which registries and token services could not be reached when they were last asked. The zero value has none.
-type reach struct {
-	mu   sync.Mutex // guards down
-	down map[oci.Registry]time.Time
-}
-
 // Saw records whether a registry or a token service has just answered.
 func (a *Access) Saw(host oci.Registry, answered bool) {
-	r := &a.reach
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if answered {
-		delete(r.down, host)
-		return
+		a.down.Remove(host)
+	} else {
+		a.down.Add(host, unreachableFor)
 	}
-	if r.down == nil || len(r.down) >= maxUnreachable {
-		r.down = map[oci.Registry]time.Time{}
-	}
-	r.down[host] = a.cfg.Now()
 }
 
 // Unreachable reports whether the registry, or the token service that it names, could not be reached a moment ago.
 func (a *Access) Unreachable(reg oci.Registry) bool {
-	if a.down(reg) {
+	if a.down.Has(reg) {
 		return true
 	}
-	if a.cfg.Realms == nil || !a.anyDown() {
+	if a.cfg.Realms == nil || a.down.Empty() {
 		return false
 	}
 	for _, host := range a.cfg.Realms(reg) {
-		if a.down(host) {
+		if a.down.Has(host) {
 			return true
 		}
 	}
 	return false
-}
-
-func (a *Access) anyDown() bool {
-	a.reach.mu.Lock()
-	defer a.reach.mu.Unlock()
-	return len(a.reach.down) > 0
-}
-
-func (a *Access) down(host oci.Registry) bool {
-	a.reach.mu.Lock()
-	defer a.reach.mu.Unlock()
-	at, ok := a.reach.down[host]
-	age := a.cfg.Now().Sub(at)
-	return ok && age >= 0 && age < unreachableFor
 }
 
 // Watch returns registries that are seen to be reachable or not as they are asked, and whose challenges are remembered

@@ -62,7 +62,6 @@ func TestATokenServiceThatIsUnreachable(t *testing.T) {
 		}
 		return nil
 	}
-	w.cfg.Now = func() time.Time { return w.now }
 	a := New(w.cfg)
 	want := func(when string, want bool) {
 		t.Helper()

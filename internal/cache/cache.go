@@ -28,6 +28,7 @@ import (
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/store"
+	"container-registry-proxy/internal/until"
 	"container-registry-proxy/internal/upstream"
 )
 
@@ -77,6 +78,13 @@ type Config struct {
 	Now        func() time.Time
 }
 
+const (
+	// oddFor is how long a registry that answers a HEAD oddly is asked with a GET at once.
+	oddFor = 10 * time.Minute
+	// maxOdd bounds the registries that are remembered as such; to forget one costs it a HEAD.
+	maxOdd = 1024
+)
+
 // Cache answers pulls. It is safe for concurrent use.
 type Cache struct {
 	cfg          Config
@@ -89,8 +97,8 @@ type Cache struct {
 	cancel       context.CancelFunc
 	background   sync.WaitGroup
 	prefetching  atomic.Int32
-	revalidating sync.Map // of metadata.TagKey: being revalidated in the background
-	odd          *oddRegistries
+	revalidating sync.Map                 // of metadata.TagKey: being revalidated in the background
+	odd          *until.Set[oci.Registry] // of whose manifests a HEAD tells nothing
 	negatives    *negatives
 	lists        *otter.Cache[string, *keptList]
 	proved       prometheus.Counter
@@ -135,7 +143,7 @@ func New(cfg Config) *Cache {
 		cfg.GiveUp = 3 * time.Second
 	}
 	cfg.Registries = cfg.Access.Watch(cfg.Registries)
-	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: newOddRegistries(cfg.Now), negatives: newNegatives(cfg.Now), lists: newLists()}
+	c := &Cache{cfg: cfg, memory: newMemory(cfg.MemorySize, cfg.Now), odd: until.New[oci.Registry](cfg.Now, maxOdd), negatives: newNegatives(cfg.Now), lists: newLists()}
 	c.proved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "proofs_total", Help: "Downloads with which a registry had to prove that it holds what is cached already.",
 	})

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -126,26 +125,6 @@ func TestTheStoreSeesTheUseOfWhatIsInMemory(t *testing.T) {
 		t.Errorf("what is in use was not stored again: %v", err)
 	} else if err := blob.Close(); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestOddRegistriesAreForgotten(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	o := newOddRegistries(func() time.Time { return now })
-	o.add("odd.test")
-	if !o.is("odd.test") || o.is("even.test") {
-		t.Error("mixed up")
-	}
-	now = now.Add(oddFor)
-	if o.is("odd.test") {
-		t.Error("remembered for good")
-	}
-	for i := range 3 * maxOdd {
-		o.add(oci.Registry(fmt.Sprint("r", i)))
-	}
-	if len(o.since) > maxOdd {
-		t.Errorf("%d registries are remembered", len(o.since))
 	}
 }
 

@@ -273,7 +273,7 @@ func (c *Cache) passManifest(ctx context.Context, p Pull, g access.Grant) (*Cont
 // describe asks for a manifest's descriptor with a HEAD, which registries do not count as a pull. A registry that
 // answers it oddly is asked with a GET, and not with a HEAD again for a while.
 func (c *Cache) describe(ctx context.Context, g access.Grant, p Pull) (*manifest, error) {
-	if !c.odd.is(g.Registry) {
+	if !c.odd.Has(g.Registry) {
 		m, err := c.head(ctx, g, p)
 		if !errors.Is(err, errOddHead) {
 			return m, err
@@ -284,7 +284,7 @@ func (c *Cache) describe(ctx context.Context, g access.Grant, p Pull) (*manifest
 		return nil, err
 	}
 	if m.plausible {
-		c.odd.add(g.Registry) // the GET succeeds where the HEAD does not
+		c.odd.Add(g.Registry, oddFor) // the GET succeeds where the HEAD does not
 	}
 	if m.rest != nil {
 		_ = m.rest.Close()

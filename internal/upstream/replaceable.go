@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"container-registry-proxy/internal/oci"
@@ -45,7 +44,7 @@ func (c *Client) replaceable(req *Request) bool {
 // inTime is one, given up where no answer begins within replaceablePatience, and not even tried where the registry was
 // down a moment ago and what is asked for has a digest. What a tag means is the registry's to say as long as it can.
 func (c *Client) inTime(ctx context.Context, req Request) (*http.Response, error) {
-	if req.path().Digest != "" && c.resting.is(req.Registry) && ctx.Value(insistKey{}) == nil {
+	if req.path().Digest != "" && c.resting.Has(req.Registry) && ctx.Value(insistKey{}) == nil {
 		return nil, &UnreachableError{Registry: req.Registry, Err: ErrRests}
 	}
 	within, cancel := context.WithCancelCause(ctx)
@@ -61,9 +60,9 @@ func (c *Client) inTime(ctx context.Context, req Request) (*http.Response, error
 	switch {
 	case ctx.Err() != nil:
 	case isDown(resp, err):
-		c.resting.begin(req.Registry)
+		c.resting.Add(req.Registry, replaceableRest)
 	case err == nil:
-		c.resting.end(req.Registry)
+		c.resting.Remove(req.Registry)
 	}
 	if err != nil {
 		cancel(err)
@@ -91,31 +90,4 @@ type endingBody struct {
 func (b *endingBody) Close() error {
 	defer b.end(context.Canceled)
 	return b.ReadCloser.Close()
-}
-
-// resting has the registries that are left alone, and until when: no more than there are in the configuration.
-type resting struct {
-	mu    sync.Mutex // guards until
-	until map[oci.Registry]time.Time
-}
-
-func (r *resting) is(reg oci.Registry) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return time.Now().Before(r.until[reg])
-}
-
-func (r *resting) begin(reg oci.Registry) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.until == nil {
-		r.until = map[oci.Registry]time.Time{}
-	}
-	r.until[reg] = time.Now().Add(replaceableRest)
-}
-
-func (r *resting) end(reg oci.Registry) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.until, reg)
 }

@@ -20,6 +20,7 @@ import (
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/ratelimit"
 	"container-registry-proxy/internal/secret"
+	"container-registry-proxy/internal/until"
 	"container-registry-proxy/internal/upstream/auth"
 	"container-registry-proxy/internal/via"
 )
@@ -78,7 +79,7 @@ type Client struct {
 	transports *transports
 	hosts      *hosts
 	metrics    *metrics
-	resting    resting
+	resting    *until.Set[oci.Registry] // replaceable ones that were down a moment ago
 }
 
 // New returns a client for cfg.
@@ -97,7 +98,7 @@ func New(cfg Config) *Client {
 			*d.to = d.value
 		}
 	}
-	c := &Client{cfg: cfg, transports: newTransports(cfg), hosts: newHosts(cfg.Limits), metrics: newMetrics(cfg)}
+	c := &Client{cfg: cfg, transports: newTransports(cfg), hosts: newHosts(cfg.Limits), metrics: newMetrics(cfg), resting: until.New[oci.Registry](time.Now, len(cfg.Hosts))}
 	c.auth = auth.New(auth.Config{
 		Logins:     cfg.Logins,
 		Entries:    cfg.Entries,
