@@ -16,14 +16,14 @@ import (
 	"container-registry-proxy/internal/registrytest"
 )
 
-// root is a machine of the test's own, for scripts that change one: the file system of this machine with all that is
-// written kept aside, in memory, and a network where nothing is but the proxy, at proxyAddress. (A root made by
-// debootstrap is as good, and takes a minute and more to make.) systemctl is a stand-in that notes what it is told.
+// root is a machine of the test's own, for scripts that change one: the file system of this machine, or another (as that of
+// TestDebootstrap), with all that is written kept aside, in memory, and a network where nothing is but the proxy, at
+// proxyAddress. It is the root of its mount namespace, so that containers can run on it. systemctl is a stand-in that notes
+// what it is told.
 type root struct {
-	t       *testing.T
-	network *network
-	holder  *daemon // of its mounts
-	dir     string
+	t *testing.T
+	// pid is of a process on the machine, whose mounts and network are the machine's.
+	pid int
 }
 
 // proxyAddress is the one in the originals' READMEs.
@@ -33,13 +33,14 @@ const makeRoot = `set -e
 mount -t tmpfs tmpfs "$PWD"
 cd "$PWD"
 mkdir r upper work
-mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay r
+mount -t overlay -o lowerdir="$lower",upperdir=upper,workdir=work overlay r
 cd r
 mount -t tmpfs tmpfs run
 mkdir -p run/systemd/system var/lib/docker var/lib/containerd var/lib/containers
 for dir in var/lib/docker var/lib/containerd var/lib/containers; do mount -t tmpfs tmpfs $dir; done
 for dir in proc sys dev; do mount --rbind /$dir $dir; done
 mount -t tmpfs tmpfs dev/shm
+mkdir -p etc/docker # which dockerd makes
 rm -f etc/ca-certificates/update.d/* # what Java and others have there takes long
 cat >usr/local/sbin/systemctl <<'END'
 #!/bin/sh
@@ -53,33 +54,56 @@ END
 chmod 755 usr/local/sbin/systemctl
 `
 
+// enterRoot makes the directory that the machine is in its root, and waits there.
+const enterRoot = `
+mkdir run/outside
+pivot_root . run/outside
+umount -l run/outside
+rmdir run/outside
+echo made
+exec sleep infinity
+`
+
+// fewRoots leaves few of the authorities that this machine trusts: update-ca-certificates starts several programs for each.
+const fewRoots = `grep -v '^[#!]' etc/ca-certificates.conf | head -n 8 >run/roots
+mv run/roots etc/ca-certificates.conf
+rm -f etc/ssl/certs/*.*
+chroot . update-ca-certificates
+`
+
 // startRoot makes a machine with a proxy in its network. More shell commands prepare it; they run in its root directory.
 func startRoot(t *testing.T, p *proxy, prepare string) *root {
 	t.Helper()
-	need(t, "ip", "nsenter", "unshare", "curl", "update-ca-certificates")
-	r := &root{t: t, network: newNetwork(t), dir: shortDir(t)}
+	return startRootOf(t, p, "/", fewRoots+prepare)
+}
+
+// startRootOf is startRoot upon another file system than this machine's.
+func startRootOf(t *testing.T, p *proxy, lower, prepare string) *root {
+	t.Helper()
+	need(t, "ip", "nsenter", "pivot_root", "unshare", "curl", "update-ca-certificates")
+	n := newNetwork(t)
 	host, _, _ := strings.Cut(proxyAddress, ":")
-	command{args: r.network.enter("ip", "address", "add", host+"/32", "dev", "lo")}.run(t)
-	r.serve(p.address)
-	script := "cd " + r.dir + "\n" + makeRoot + prepare + "\necho made\nexec sleep infinity\n"
-	r.holder = command{args: r.network.enter("unshare", "--mount", "sh", "-c", script)}.start(t)
-	r.holder.awaitReady(func() error {
-		if !strings.HasSuffix(r.holder.text(), "made\n") {
+	command{args: n.enter("ip", "address", "add", host+"/32", "dev", "lo")}.run(t)
+	n.serve(t, p.address)
+	script := "cd " + shortDir(t) + "\nlower=" + lower + "\n" + makeRoot + prepare + enterRoot
+	d := command{args: n.enter("unshare", "--mount", "sh", "-c", script)}.start(t)
+	d.awaitReady(func() error {
+		if !strings.HasSuffix(d.text(), "made\n") {
 			return errors.New("not made yet")
 		}
 		return nil
 	})
-	return r
+	return &root{t: t, pid: d.cmd.Process.Pid}
 }
 
-// serve has the machine's proxyAddress lead to the proxy, which listens in this network.
-func (r *root) serve(address string) {
-	r.t.Helper()
-	listener, err := r.network.listen(r.t.Context(), proxyAddress)
+// serve has this network's proxyAddress lead to the proxy, which listens outside of it.
+func (n *network) serve(t *testing.T, address string) {
+	t.Helper()
+	listener, err := n.listen(t.Context(), proxyAddress)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = listener.Close() })
+	t.Cleanup(func() { _ = listener.Close() })
 	go func() { // until the listener is closed
 		for {
 			client, err := listener.Accept()
@@ -107,10 +131,13 @@ func relay(client net.Conn, address string) {
 
 // command is a command line of sh on this machine, as root of a fresh login.
 func (r *root) command(line string, environ ...string) command {
-	enter := []string{"nsenter", fmt.Sprintf("--target=%d", r.holder.cmd.Process.Pid), "--mount", "--net", "--", "chroot", filepath.Join(r.dir, "r"), "env", "-i"}
+	enter := []string{"nsenter", fmt.Sprintf("--target=%d", r.pid), "--mount", "--net", "--", "env", "-i"}
 	environ = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TMPDIR=/run"}, environ...)
 	return command{args: append(append(enter, environ...), "sh", "-c", line)}
 }
+
+// path is where this machine has a file of the machine's.
+func (r *root) path(name string) string { return fmt.Sprintf("/proc/%d/root/%s", r.pid, name) }
 
 func (r *root) run(line string) string {
 	r.t.Helper()

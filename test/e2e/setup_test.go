@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -162,7 +161,7 @@ func newCRI(r *root) client {
 	d := r.start("containerd.service", "containerd --log-level warn")
 	d.awaitReady(succeeds(r.command("ctr version"), r.t))
 	return &shellClient{
-		root: r, containerd: filepath.Join(fmt.Sprintf("/proc/%d/root", r.holder.cmd.Process.Pid), r.dir, "r/run/containerd/containerd.sock"),
+		root: r, containerd: r.path("run/containerd/containerd.sock"),
 		empty: ctr + "images remove --sync $(" + ctr + "images list --quiet)", alsoIsAbsent: ctr + "content list --quiet",
 	}
 }
