@@ -30,7 +30,8 @@ test: check-fmt vet test-packages
 	$(GO) test -C deploy/release -timeout=30m -count=1 .
 
 # The same, several times and in another order each, what takes long (LONG=1), and every fuzz target for FUZZTIME.
-test-long: check-fmt vet test-packages
+test-long: check-fmt vet
+	LONG=1 $(MAKE) test-packages
 	scripts/go-test-race -timeout=60m -count=5 -shuffle=on
 	scripts/fuzz $(FUZZTIME)
 	LONG=1 $(GO) test -timeout=120m ./internal/app ./internal/store/disk

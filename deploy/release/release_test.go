@@ -135,12 +135,27 @@ func wantArchive(t *testing.T, name string, content []byte) {
 	if bytes.Contains(files[build.Name], []byte(filepath.Join(root, "internal")+"/")) {
 		t.Errorf("%s: the program holds a path of this machine", name)
 	}
-	if !strings.Contains(name, "linux_"+runtime.GOARCH) {
-		return
+	if _, platform, ok := strings.Cut(strings.TrimSuffix(name, ".tar.gz"), "_linux_"); ok {
+		wantProgram(t, platform, files)
 	}
+}
+
+// emulators run programs for other architectures than this machine's.
+var emulators = map[string]string{"arm64": "qemu-aarch64-static", "amd64": "qemu-x86_64-static"}
+
+// wantProgram runs the program of an archive for an architecture, and reads its companions.
+func wantProgram(t *testing.T, arch string, files map[string][]byte) {
+	t.Helper()
 	program := filepath.Join(t.TempDir(), build.Name)
 	if err := os.WriteFile(program, files[build.Name], 0o755); err != nil {
 		t.Fatal(err)
+	}
+	run := []string{program}
+	if arch != runtime.GOARCH {
+		run = []string{emulators[arch], program}
+	}
+	if said := command(t, "", append(run, "version")...); !strings.Contains(said, "linux/"+arch) {
+		t.Errorf("the program for %s says that it is %q", arch, said)
 	}
 	if _, err := exec.LookPath("ldd"); err == nil {
 		if out, err := exec.Command("ldd", program).CombinedOutput(); err == nil {
@@ -148,7 +163,7 @@ func wantArchive(t *testing.T, name string, content []byte) {
 		}
 	}
 	manual := string(files[build.Name+".1"])
-	commands := regexp.MustCompile(`(?m)^  ([a-z]+) +[A-Z]`).FindAllStringSubmatch(command(t, "", program, "--help"), -1)
+	commands := regexp.MustCompile(`(?m)^  ([a-z]+) +[A-Z]`).FindAllStringSubmatch(command(t, "", append(run, "--help")...), -1)
 	for _, c := range commands {
 		if c[1] != "help" && !regexp.MustCompile(`(?m)^\.(B|BI) "?`+c[1]+`\b`).MatchString(manual) {
 			t.Errorf("the man page has nothing on %s", c[1])
@@ -157,13 +172,11 @@ func wantArchive(t *testing.T, name string, content []byte) {
 	if len(commands) < 6 || strings.Contains(manual, "@") {
 		t.Errorf("commands are %q; the man page has the version: %t", commands, !strings.Contains(manual, "@"))
 	}
-	for _, shell := range []string{"bash"} {
-		script := filepath.Join(t.TempDir(), shell)
-		if err := os.WriteFile(script, files["completions/"+shell], 0o644); err != nil {
-			t.Fatal(err)
-		}
-		command(t, "", shell, "-n", script)
+	script := filepath.Join(t.TempDir(), "bash")
+	if err := os.WriteFile(script, files["completions/bash"], 0o644); err != nil {
+		t.Fatal(err)
 	}
+	command(t, "", "bash", "-n", script)
 }
 
 // wantBill checks that a bill of materials names what the program's own module requires.

@@ -84,7 +84,13 @@ func runsAsInTheReadme(t *testing.T, e *engine, image, line string) {
 // wantNobody checks that a container's program is nobody in particular, and may do nothing in particular.
 func wantNobody(t *testing.T, e *engine, container string) {
 	t.Helper()
-	status := string(readFile(t, "/proc/"+e.state(t, container, ".State.Pid")+"/status"))
+	wantNobodyIn(t, e.state(t, container, ".State.Pid"))
+}
+
+// wantNobodyIn checks the same of a process.
+func wantNobodyIn(t *testing.T, pid string) {
+	t.Helper()
+	status := string(readFile(t, "/proc/"+pid+"/status"))
 	for line := range strings.Lines(status) {
 		fields := strings.Fields(line)
 		want := map[string]string{
