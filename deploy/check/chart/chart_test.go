@@ -17,6 +17,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
 	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
 )
 
 const dir = "../../chart"
@@ -91,6 +92,28 @@ func TestTemplate(t *testing.T) {
 				kube.Hardened(t, nodes.(*apps.DaemonSet).Spec.Template, true)
 			}
 		})
+	}
+}
+
+// A node is given the one address or the other: the set-up refuses both together.
+func TestAddressOfNodes(t *testing.T) {
+	t.Parallel()
+	for address, byAddress := range map[string]bool{"": true, "https://proxy.example.com:3128": false} {
+		settings := values{}
+		if address != "" {
+			settings["SETUP_ADDRESS"] = address
+		}
+		objects, err := template(values{"settings": settings, "nodes": values{"enabled": true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		args := objects["DaemonSet"][0].(*apps.DaemonSet).Spec.Template.Spec.Containers[0].Args
+		if slices.Contains(args, "--by-address") != byAddress {
+			t.Errorf("with SETUP_ADDRESS=%s nodes are set up by %q", address, args)
+		}
+		if got := objects["ConfigMap"][0].(*core.ConfigMap).Data["SETUP_ADDRESS"]; got != address {
+			t.Errorf("the proxy has SETUP_ADDRESS=%s, want %s", got, address)
+		}
 	}
 }
 
