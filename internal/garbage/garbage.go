@@ -1,5 +1,6 @@
-// Package garbage keeps Go's collector from running more often than memory needs. Its invariant: what the program takes
-// beyond Go's own rule, twice of what is alive, is less than the floor, and nothing where that much is alive.
+// Package garbage keeps Go's collector from running more often than memory needs, and has it run once after a burst. Its
+// invariant: what the program takes beyond Go's own rule, twice of what is alive, is less than the floor, and nothing
+// where that much is alive; at rest it takes little more than what is alive.
 //
 // A proxy that answers from the cache has a megabyte alive. Go would collect whenever it holds four: many times a second
 // while it is busy, each time with all stacks made small, to grow again at the next request.
@@ -16,15 +17,19 @@ import (
 // usual is what GOGC is where nobody sets it.
 const usual = 100
 
-// Floor has the collector leave a heap in peace that is below floor bytes, until the returned function is called. It does
-// nothing where the environment has GOGC, which is the operator's choice. There is one floor in a process.
+// Floor has the collector leave a heap in peace that is below floor bytes, and gives memory back when the program is at
+// rest, until the returned function is called. It does nothing where the environment has GOGC, which is the operator's
+// choice. There is one floor in a process.
 func Floor(floor uint64) (stop func()) {
 	if os.Getenv("GOGC") != "" {
 		return func() {}
 	}
 	f := &floored{floor: floor, percent: usual}
 	f.collected()
+	stopped := make(chan struct{})
+	go new(rest).watch(stopped)
 	return func() {
+		close(stopped)
 		f.stopped.Store(true)
 		debug.SetGCPercent(usual)
 	}

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 )
 
 var kept, dropped []byte
@@ -38,7 +39,6 @@ func TestALargeHeapIsCollectedAsEver(t *testing.T) {
 	kept = make([]byte, 32<<20)
 	defer func() { kept = nil }()
 	stop := Floor(32 << 20)
-	defer stop()
 	with := collections(64)
 	stop()
 	if without := collections(64); with+1 < without {
@@ -55,6 +55,59 @@ func TestTheOperatorsChoiceStays(t *testing.T) {
 	runtime.GC()
 	if got := debug.SetGCPercent(50); got != 50 {
 		t.Errorf("GOGC=50 became %d", got)
+	}
+}
+
+// held is what the system has given the heap and not got back.
+func held() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapSys - m.HeapReleased
+}
+
+func TestWhatABurstLeavesIsGivenBackAtRest(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // nobody else collects
+	debug.FreeOSMemory()
+	before := held()
+	now := time.Now()
+	var r rest
+	r.look(now)
+	burst := func() {
+		for range 64 {
+			dropped = make([]byte, 1<<20)
+		}
+		dropped = nil
+	}
+	burst()
+	if r.look(now); held() < before+48<<20 {
+		t.Error("what is left was given back in the midst of it")
+	}
+	if r.look(now); held() > before+8<<20 {
+		t.Errorf("%d MiB are held at rest, %d were before", held()>>20, before>>20)
+	}
+	burst()
+	r.look(now)
+	if r.look(now.Add(restAgain - 1)); held() < before+48<<20 {
+		t.Error("it was collected twice in a minute")
+	}
+	if r.look(now.Add(restAgain)); held() > before+8<<20 {
+		t.Errorf("%d MiB are held a minute later, %d were before", held()>>20, before>>20)
+	}
+}
+
+func TestNothingIsCollectedAtRestForLittle(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	debug.FreeOSMemory()
+	var r rest
+	r.look(time.Now())
+	dropped = make([]byte, 4<<20)
+	dropped = nil
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r.look(time.Now())
+	r.look(time.Now())
+	if runtime.ReadMemStats(&after); after.NumGC != before.NumGC {
+		t.Error("it was collected for 4 MiB")
 	}
 }
 
