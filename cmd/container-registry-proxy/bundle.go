@@ -20,7 +20,7 @@ func exportCommand(p process) *cobra.Command {
 	var i images
 	var output string
 	c := &cobra.Command{
-		Use:   "export IMAGE... > bundle.tar",
+		Use:   "export [flags] IMAGE... > bundle.tar",
 		Short: "Write images into a tar file with an OCI image layout, through a running proxy",
 		Long: `Write images into a tar file with an OCI image layout, for the import of a proxy that reaches no registry. What the
 proxy has cached is not fetched again. skopeo and others read the file too: skopeo copy oci-archive:bundle.tar:IMAGE …`,
@@ -38,7 +38,7 @@ proxy has cached is not fetched again. skopeo and others read the file too: skop
 			for _, ref := range w.refs {
 				image, err := pull.Find(cmd.Context(), w.from, ref, w.platforms)
 				if err != nil {
-					return done(err)
+					return done(reachable(err))
 				}
 				found = append(found, image)
 			}
@@ -114,11 +114,14 @@ be reached or shows them to everybody.`,
 			}
 			log := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			done, err := app.Import(cmd.Context(), cfg, log, in)
+			if err != nil {
+				err = fmt.Errorf("import %s: %w", args[0], err)
+			}
 			for _, ref := range done.Images {
 				fmt.Fprintln(p.stdout, ref)
 			}
 			if err == nil {
-				fmt.Fprintf(p.stdout, "%d images, %d new blobs of %.1f MiB\n", len(done.Images), done.Blobs, float64(done.Bytes)/(1<<20))
+				fmt.Fprintf(p.stdout, "images: %d, new blobs: %d of %.1f MiB\n", len(done.Images), done.Blobs, float64(done.Bytes)/(1<<20))
 			}
 			return err
 		},

@@ -6,11 +6,6 @@ import (
 	"container-registry-proxy/internal/app"
 )
 
-// usageError is a mistake in the command line or the configuration.
-type usageError struct{ error }
-
-func (e *usageError) Unwrap() error { return e.error }
-
 // command is the tree of subcommands.
 func command(p process) *cobra.Command {
 	root := &cobra.Command{
@@ -18,27 +13,21 @@ func command(p process) *cobra.Command {
 		Short:         "A caching proxy for the container images of every registry",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          oneOf,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetArgs(p.args)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(wantFlags)
 	root.AddCommand(serveCommand(p), demoCommand(p), doctorCommand(p), setupCommand(p), warmCommand(p), exportCommand(p), importCommand(p), healthcheckCommand(p), versionCommand())
-	for _, c := range append(root.Commands(), root) {
-		if c.Args == nil || c == root {
+	for _, c := range root.Commands() {
+		if c.Args == nil {
 			c.Args = noArguments
 		}
 	}
+	strict(root)
 	return root
-}
-
-func noArguments(cmd *cobra.Command, args []string) error {
-	if err := cobra.NoArgs(cmd, args); err != nil {
-		return &usageError{err}
-	}
-	return nil
 }
 
 func serveCommand(p process) *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"container-registry-proxy/internal/config"
 	"container-registry-proxy/internal/dial"
 	"container-registry-proxy/internal/doctor"
+	"container-registry-proxy/internal/oci"
 )
 
 // errUnwell is what a script sees of findings that a person has read already.
@@ -22,6 +24,7 @@ var anywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustPars
 
 func doctorCommand(p process) *cobra.Command {
 	var cfg doctor.Config
+	var image string
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what keeps this machine from pulling images through the proxy",
@@ -32,6 +35,11 @@ The proxy is that of --proxy, else that of HTTPS_PROXY, else the one of this mac
 			local, err := config.Load(p.environ)
 			if err != nil {
 				return &usageError{err}
+			}
+			if image != "" {
+				if cfg.Image, err = oci.ParseReference(image); err != nil {
+					return &usageError{fmt.Errorf("--image: %w", err)}
+				}
 			}
 			if cfg.Proxy == "" {
 				cfg.Proxy = proxyOf(p.environ, local.Listen)
@@ -51,7 +59,7 @@ The proxy is that of --proxy, else that of HTTPS_PROXY, else the one of this mac
 	}
 	c.Flags().StringVar(&cfg.Proxy, "proxy", "", "the proxy's address for clients, `host:port` or its URL")
 	c.Flags().StringVar(&cfg.Admin, "admin", "", "the operator's listener, `host:port`, where it can be reached")
-	c.Flags().StringVar(&cfg.Image, "image", "", "the `image` to ask a registry about (default docker.io/library/hello-world:latest)")
+	c.Flags().StringVar(&image, "image", "", "the `image` to ask a registry about (default docker.io/library/hello-world:latest)")
 	return c
 }
 

@@ -33,6 +33,9 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("doctor %q with %s: exit %d: %s%s; want %q", tt.args, tt.env, code, stdout, stderr, tt.want)
 		}
 	}
+	if code, stdout, stderr := execute(t, []string{home}, "doctor", "--image", "No Image"); code != 2 || stdout != "" || !strings.Contains(stderr, "--image: ") || !strings.Contains(stderr, "such as docker.io/library/alpine:3.20") {
+		t.Errorf("doctor with a bad image: exit %d: %s%s", code, stdout, stderr)
+	}
 	if code, _, stderr := execute(t, []string{home, "LISTEN=nonsense"}, "doctor"); code != 2 || !strings.Contains(stderr, "LISTEN") {
 		t.Errorf("doctor with a bad configuration: exit %d: %s", code, stderr)
 	}

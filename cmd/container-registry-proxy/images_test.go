@@ -117,7 +117,10 @@ func TestWarmSaysWhatFailed(t *testing.T) {
 			t.Errorf("stderr %q does not say %q", stderr, want)
 		}
 	}
-	for _, args := range [][]string{{"warm"}, {"warm", "Not an image"}, {"warm", "--platform", "amd64", "nginx"}, {"warm", "--file", "/no/such/file"}, {"export"}, {"import"}, {"import", "a", "b"}, {"import", "/no/such/file"}} {
+	if strings.Count(stderr, "team/none:1") != 1 {
+		t.Errorf("stderr %q names an image twice", stderr)
+	}
+	for _, args := range [][]string{{"warm"}, {"warm", "Not an image"}, {"warm", "--parallel", "0", "nginx"}, {"warm", "--parallel", "all", "nginx"}, {"warm", "--proxy", "proxy", "nginx"}, {"export", "--proxy", "ftp://proxy:3128", "nginx"}, {"warm", "--platform", "amd64", "nginx"}, {"warm", "--file", "/no/such/file"}, {"export"}, {"import"}, {"import", "a", "b"}, {"import", "/no/such/file"}} {
 		if code, _, stderr := s.run(append(args, "--help=false")...); code != exitUsage || !strings.Contains(stderr, "such") && !strings.Contains(stderr, "want") {
 			t.Errorf("%q: exit %d, %q, want %d and what is right", args, code, stderr, exitUsage)
 		}
@@ -152,10 +155,10 @@ func TestExportAndImport(t *testing.T) {
 	there := openShop(t, reg)
 	reg.Set(func(f *registrytest.Faults) { f.Registry.Down = true })
 	code, stdout, stderr = there.run("import", path)
-	if code != 0 || !strings.Contains(stdout, here.name+"/team/one:1\n") || !strings.Contains(stdout, "2 images") {
+	if code != 0 || !strings.Contains(stdout, here.name+"/team/one:1\n") || !strings.Contains(stdout, "images: 2") {
 		t.Fatalf("import: exit %d, %q, %s", code, stdout, stderr)
 	}
-	if code, stdout, _ = there.run("import", path); code != 0 || !strings.Contains(stdout, "0 new blobs") {
+	if code, stdout, _ = there.run("import", path); code != 0 || !strings.Contains(stdout, "new blobs: 0") {
 		t.Errorf("import again: exit %d, %q", code, stdout)
 	}
 	there.open()

@@ -60,9 +60,15 @@ func TestCommandLine(t *testing.T) {
 		{"nothing is help", nil, 0, "serve", ""},
 		{"help of serve", []string{"serve", "--help"}, 0, "docs/configuration.md", ""},
 		{"version", []string{"version"}, 0, "container-registry-proxy ", ""},
-		{"unknown command", []string{"sevre"}, 2, "", "sevre"},
-		{"unknown flag", []string{"serve", "--port=1"}, 2, "", "--port"},
-		{"argument too many", []string{"serve", "now"}, 2, "", "now"},
+		{"unknown command", []string{"sevre"}, 2, "", `"sevre" for "container-registry-proxy": want one of completion, demo, doctor,`},
+		{"unknown flag", []string{"serve", "--port=1"}, 2, "", "--port: container-registry-proxy serve --help"},
+		{"argument too many", []string{"serve", "now"}, 2, "", `"now" is nothing for "container-registry-proxy serve"`},
+		{"help of a command", []string{"help", "serve"}, 0, "docs/configuration.md", ""},
+		{"help alone", []string{"help"}, 0, "healthcheck", ""},
+		{"help of nothing", []string{"help", "sevre"}, 2, "", "want one of completion"},
+		{"a shell", []string{"completion", "bash"}, 0, "bash completion", ""},
+		{"no shell", []string{"completion"}, 0, "fish", ""},
+		{"unknown shell", []string{"completion", "tcsh"}, 2, "", `"tcsh" for "container-registry-proxy completion": want one of bash, fish`},
 	} {
 		code, stdout, stderr := execute(t, nil, tt.args...)
 		if code != tt.code || !part(stdout, tt.stdout) || !part(stderr, tt.stderr) {
@@ -93,6 +99,28 @@ func TestEveryLineOfAnErrorIsALine(t *testing.T) {
 		}
 		if lines != 1 {
 			t.Errorf("%d lines name %s, want 1: %s", lines, name, stderr)
+		}
+	}
+}
+
+// Where it cannot start it says which setting that is about, and what would be right.
+func TestServeCannotStart(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, tt := range []struct{ name, value, want string }{
+		{"LISTEN", taken.Addr().String(), "want another port, such as :3228"},
+		{"ADMIN_LISTEN", taken.Addr().String(), "want another port, such as :3228"},
+		{"LISTEN", "192.0.2.123:0", "want an address that this machine has, or none, such as :3128"},
+		{"CA_DIRECTORY", "/proc/none", "mkdir"},
+		{"CACHE_DIRECTORY", "/proc/none", "it must be a directory that this process may write"},
+	} {
+		code, _, stderr := execute(t, []string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0", "HOME=" + t.TempDir(), tt.name + "=" + tt.value}, "serve")
+		if code != exitFailure || !strings.Contains(stderr, tt.name) || !strings.Contains(stderr, tt.value) || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s=%s: exit %d, stderr %q; want %d, the setting and %q", tt.name, tt.value, code, stderr, exitFailure, tt.want)
 		}
 	}
 }

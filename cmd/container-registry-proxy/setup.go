@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,12 +41,7 @@ none. With --root the script is run and not printed; that is how a node is set u
   container-registry-proxy setup containerd --proxy http://192.168.66.72:3128 --mode mirror | sudo sh
   container-registry-proxy setup docker --undo | sudo sh`,
 		ValidArgs: setup.Clients(),
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)(cmd, args); err != nil {
-				return &usageError{fmt.Errorf("%w: want one of %s", err, strings.Join(setup.Clients(), ", "))}
-			}
-			return nil
-		},
+		Args:      oneClient,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.client = args[0]
 			if err := s.check(p.environ); err != nil {
@@ -64,13 +60,20 @@ none. With --root the script is run and not printed; that is how a node is set u
 	}
 	flags := c.Flags()
 	flags.StringVar(&s.proxy, "proxy", "", "the proxy's `URL` as this client knows it, such as http://192.168.66.72:3128")
-	flags.StringVar(&s.mode, "mode", "", "intercept, which is the default, or mirror, for which no authority has to be trusted")
+	flags.StringVar(&s.mode, "mode", "", "the `mode`: intercept, which is the default, or mirror, for which no authority has to be trusted")
 	flags.StringVar(&s.noProxy, "no-proxy", "", "`addresses`, networks and domains that the client reaches without the proxy, such as 10.0.0.0/8,.svc")
 	flags.BoolVar(&s.undo, "undo", false, "print the script that sets the client back")
 	flags.BoolVar(&s.byAddress, "by-address", false, "write the proxy's IP address, for a machine that cannot resolve its name")
 	flags.StringVar(&s.root, "root", "", "run the script in this root `directory`, instead of printing it")
 	flags.DurationVar(&s.every, "every", 0, "with --root: do it again after each `duration`, until a signal")
 	return c
+}
+
+func oneClient(c *cobra.Command, args []string) error {
+	if len(args) == 1 && slices.Contains(setup.Clients(), args[0]) {
+		return nil
+	}
+	return &usageError{fmt.Errorf("%s %s: want one of %s", c.Name(), args, strings.Join(setup.Clients(), ", "))}
 }
 
 // check completes what was asked for, or says what is wrong with it.
@@ -91,12 +94,9 @@ func (s *setting) check(environ []string) error {
 		}
 		s.proxy = "http://" + proxyOf(environ, local.Listen)
 	}
-	if !strings.Contains(s.proxy, "://") {
-		s.proxy = "http://" + s.proxy
-	}
-	u, err := url.Parse(s.proxy)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
-		return errors.New("--proxy: want its address and nothing else, such as http://192.168.66.72:3128")
+	u, err := parseProxy(s.proxy)
+	if err != nil {
+		return err
 	}
 	s.scheme, s.proxy = u.Scheme, u.Host
 	return nil

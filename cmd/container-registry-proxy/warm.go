@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 
@@ -26,12 +27,11 @@ type images struct {
 	proxy     string
 	file      string
 	platforms []string
-	at        int // images at one time
 }
 
 // flags adds those that the commands for images have in common.
 func (i *images) flags(c *cobra.Command) {
-	c.Flags().StringVar(&i.proxy, "proxy", "", "the proxy's address for clients, `host:port` (default: that of HTTPS_PROXY, else this machine's configuration)")
+	c.Flags().StringVar(&i.proxy, "proxy", "", "the proxy's address for clients, `host:port` or its URL (default: that of HTTPS_PROXY, else this machine's configuration)")
 	c.Flags().StringVar(&i.file, "file", "", "a `file` with an image on each line, # beginning a comment; - is the standard input")
 	c.Flags().StringSliceVar(&i.platforms, "platform", nil, "the `platform` of images with several, such as linux/arm64, or all; may be repeated (default: linux on this machine's architecture)")
 }
@@ -92,6 +92,10 @@ func (i *images) wanted(p process, args []string) (w wanted, err error) {
 			return w, &usageError{err}
 		}
 		i.proxy = proxyOf(p.environ, local.Listen)
+	} else if u, err := parseProxy(i.proxy); err != nil {
+		return w, &usageError{err}
+	} else {
+		i.proxy = u.Host
 	}
 	w.from = pull.NewProxy(i.proxy, dial.New(dial.Config{AllowedNetworks: anywhere}).DialContext)
 	return w, nil
@@ -99,6 +103,7 @@ func (i *images) wanted(p process, args []string) (w wanted, err error) {
 
 func warmCommand(p process) *cobra.Command {
 	var i images
+	at := count(3)
 	c := &cobra.Command{
 		Use:   "warm IMAGE...",
 		Short: "Pull images into the cache of a running proxy",
@@ -111,11 +116,11 @@ revalidated. The exit code is 0 if all of them are cached.`,
 				return err
 			}
 			w.from.NoCache = true
-			return warm(cmd.Context(), p, w, i.at)
+			return warm(cmd.Context(), p, w, int(at))
 		},
 	}
 	i.flags(c)
-	c.Flags().IntVar(&i.at, "parallel", 3, "how many images are pulled at one time")
+	c.Flags().Var(&at, "parallel", "how many images are pulled at one time")
 	return c
 }
 
@@ -124,7 +129,7 @@ func warm(ctx context.Context, p process, w wanted, at int) error {
 	show := newBars(p.stdout, isTerminal(p.stdout))
 	failed := make([]error, len(w.refs))
 	var g errgroup.Group
-	g.SetLimit(max(at, 1))
+	g.SetLimit(at)
 	for n, ref := range w.refs {
 		g.Go(func() error {
 			failed[n] = warmOne(ctx, w.from, ref, w.platforms, show)
@@ -134,16 +139,24 @@ func warm(ctx context.Context, p process, w wanted, at int) error {
 	_ = g.Wait() // each has its own error
 	show.wait()
 	bad := 0
-	for n, err := range failed {
+	for _, err := range failed {
 		if err != nil {
 			bad++
-			fmt.Fprintf(p.stderr, "container-registry-proxy: %s: %v\n", w.refs[n], err)
+			fmt.Fprintln(p.stderr, "container-registry-proxy:", reachable(err))
 		}
 	}
 	if bad > 0 {
 		return fmt.Errorf("%w: %d of %d failed", errNotWarm, bad, len(w.refs))
 	}
 	return nil
+}
+
+// reachable adds what helps to the error of a proxy that no connection can be made to.
+func reachable(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return fmt.Errorf("%w: the proxy has to run there, or --proxy to name another", err)
+	}
+	return err
 }
 
 // layersAtOnce is how many blobs of an image are fetched at one time, as container clients do.
@@ -162,5 +175,8 @@ func warmOne(ctx context.Context, src pull.Source, ref oci.Reference, platforms 
 	}
 	err = g.Wait()
 	bar.done(err)
-	return err
+	if err != nil {
+		return fmt.Errorf("%s: %w", ref, err)
+	}
+	return nil
 }

@@ -95,11 +95,11 @@ func open(a *App) (*App, error) {
 func (a *App) Listen() error {
 	var err error
 	if a.front, err = listenForClients(a.cfg.Listen); err != nil {
-		return fmt.Errorf("LISTEN=%s: %w", a.cfg.Listen, err)
+		return fmt.Errorf("LISTEN=%s: %w", a.cfg.Listen, explainListen(err))
 	}
 	a.stops.add("client listener", func(context.Context) error { return ignoreClosed(a.front.Close()) })
 	if a.admin, err = net.Listen("tcp", a.cfg.AdminListen); err != nil {
-		return fmt.Errorf("ADMIN_LISTEN=%s: %w", a.cfg.AdminListen, err)
+		return fmt.Errorf("ADMIN_LISTEN=%s: %w", a.cfg.AdminListen, explainListen(err))
 	}
 	a.stops.add("operator listener", func(context.Context) error { return ignoreClosed(a.admin.Close()) })
 	a.parts.own.set(a.front.Addr(), a.admin.Addr())

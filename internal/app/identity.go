@@ -62,3 +62,16 @@ func explainPermission(err error, dir string) error {
 	}
 	return fmt.Errorf("%w: this process is user %d: chown -R %d:%d %s", err, os.Geteuid(), os.Geteuid(), os.Getegid(), dir)
 }
+
+// explainListen adds what helps to an error of an address that cannot be listened at.
+func explainListen(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: end the program that listens there, or want another port, such as :3228", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w: want an address that this machine has, or none, such as :3128", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: want a port above 1023, such as :3128, or the capability CAP_NET_BIND_SERVICE", err)
+	}
+	return err
+}

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -16,7 +17,7 @@ import (
 func Import(ctx context.Context, cfg *config.Config, log *slog.Logger, from io.Reader) (bundle.Imported, error) {
 	into, err := disk.Open(disk.Config{Directory: cfg.CacheDirectory, MaxSize: cfg.CacheMaxSize, MinFree: cfg.CacheMinFree, Log: log})
 	if err != nil {
-		return bundle.Imported{}, explainPermission(err, cfg.CacheDirectory)
+		return bundle.Imported{}, explainPermission(fmt.Errorf("CACHE_DIRECTORY: %w", err), cfg.CacheDirectory)
 	}
 	done, err := bundle.Import(ctx, from, into, metadata.New(into.DB()))
 	return done, errors.Join(err, into.Close())

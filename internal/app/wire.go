@@ -63,6 +63,9 @@ func (a *App) wire() (*parts, error) {
 		Log: log.With("component", "mitm"), Registerer: prefixed,
 	})
 	if err != nil {
+		if cfg.CACertFile == "" {
+			err = fmt.Errorf("CA_DIRECTORY: %w", err)
+		}
 		return nil, explainPermission(err, cfg.CADirectory)
 	}
 	p.authority = authority
@@ -88,7 +91,7 @@ func (a *App) wire() (*parts, error) {
 		return nil, err
 	}
 	if err := a.openStore(p, prefixed); err != nil {
-		return nil, explainPermission(err, cfg.CacheDirectory)
+		return nil, explainPermission(fmt.Errorf("CACHE_DIRECTORY: %w", err), cfg.CacheDirectory)
 	}
 	label := how.label()
 	asking.RateLimits = ratelimit.New(ratelimit.Config{

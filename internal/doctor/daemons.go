@@ -83,7 +83,7 @@ func (e *examination) excepts(environ map[string]string) Finding {
 	if value(environ, "HTTPS_PROXY", "https_proxy") == "" {
 		return finding(Unknown, "NO_PROXY means nothing without HTTPS_PROXY")
 	}
-	host, _, _, _ := imageName(e.cfg.Image)
+	host := e.cfg.Image.Registry.Authority()
 	for _, entry := range strings.Split(value(environ, "NO_PROXY", "no_proxy"), ",") {
 		entry = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(entry), "*"), ".")
 		if entry == "" && !strings.Contains(value(environ, "NO_PROXY", "no_proxy"), "*") {

@@ -15,6 +15,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"container-registry-proxy/internal/oci"
 )
 
 // Config says where to look. The zero value of every field but Proxy and Dial works.
@@ -23,9 +25,9 @@ type Config struct {
 	Proxy string
 	// Admin is the operator's listener, host:port, if it can be reached from here; empty leaves out what only it knows.
 	Admin string
-	// Image is what is asked of a registry through the proxy, without being pulled; empty means
+	// Image is what is asked of a registry through the proxy, without being pulled; zero means
 	// docker.io/library/hello-world:latest.
-	Image string
+	Image oci.Reference
 	// Root is where this machine's files are, /proc among them; empty means "/".
 	Root string
 	// Dial connects to the proxy and to Admin.
@@ -59,8 +61,8 @@ const timeout = 20 * time.Second
 
 // Examine makes all checks, in an order in which the first thing that is wrong is the first thing to mend.
 func Examine(ctx context.Context, cfg Config) []Finding {
-	if cfg.Image == "" {
-		cfg.Image = "docker.io/library/hello-world:latest"
+	if cfg.Image == (oci.Reference{}) {
+		cfg.Image = oci.Reference{Registry: oci.DockerHub, Repository: "library/hello-world", Tag: "latest"}
 	}
 	if cfg.Root == "" {
 		cfg.Root = "/"

@@ -221,7 +221,14 @@ func TestOneThingIsWrong(t *testing.T) {
 		{"a daemon has roots that are gone", func(p *patient) {
 			p.daemon("dockerd", "HTTPS_PROXY=http://"+p.cfg.Proxy+"/", "SSL_CERT_FILE=/etc/docker/roots.pem")
 		}, "trust", doctor.Bad, "cannot be read"},
-		{"the image has no tag", func(p *patient) { p.cfg.Image = "docker.io/library/alpine" }, "upstream", doctor.Bad, "such as docker.io/library/alpine:latest"},
+		{"the registry of another image is out of reach", func(p *patient) {
+			p.cfg.Image = oci.Reference{Registry: "registry.test:5000", Repository: "app", Tag: "1"}
+			p.registry = func(w http.ResponseWriter, r *http.Request) {
+				if r.Host == "registry.test:5000" && r.URL.Path == "/v2/app/manifests/1" {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			}
+		}, "upstream", doctor.Bad, "registry.test:5000 cannot be used by the proxy"},
 		{"the registry is out of reach", func(p *patient) {
 			p.registry = func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusServiceUnavailable)

@@ -20,11 +20,8 @@ func (e *examination) upstream(ctx context.Context) Finding {
 	if e.authority == nil {
 		return finding(Unknown, "needs the proxy's authority")
 	}
-	host, repository, tag, ok := imageName(e.cfg.Image)
-	if !ok {
-		return finding(Bad, "%s is no name of an image with a registry and a tag: want one such as docker.io/library/alpine:latest", e.cfg.Image)
-	}
-	resp, err := e.through(ctx, host, "/v2/"+repository+"/manifests/"+tag)
+	host := e.cfg.Image.Registry.Authority()
+	resp, err := e.through(ctx, host, e.cfg.Image.Manifest().String())
 	if err != nil {
 		return finding(Bad, "%s through the proxy: %s", host, short(err))
 	}
@@ -67,19 +64,6 @@ func (e *examination) through(ctx context.Context, host, path string) (*http.Res
 	}
 	resp.Body = &cancelling{resp.Body, cancel}
 	return resp, nil
-}
-
-// imageName takes registry/repository:tag apart; Docker Hub is reached under another name than its images have.
-func imageName(image string) (host, repository, tag string, ok bool) {
-	host, rest, ok := strings.Cut(image, "/")
-	if !ok {
-		return "", "", "", false
-	}
-	if host == "docker.io" {
-		host = "registry-1.docker.io"
-	}
-	repository, tag, ok = strings.Cut(rest, ":")
-	return host, repository, tag, ok && repository != "" && tag != ""
 }
 
 // message is what an error document says.

@@ -12,7 +12,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "connections_total", Help: "What clients asked for: intercept and tunnel (CONNECT), plain and forward (plain HTTP requests).",
+			Name: "connections_total", Help: "What clients asked for: intercept and tunnel (CONNECT), mirror (the registry API of this port), plain and forward (a registry and other hosts, in plain HTTP).",
 		}, []string{"kind"}),
 		tunnels: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tunnels", Help: "Tunnels that are open.",

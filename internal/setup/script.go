@@ -192,14 +192,14 @@ func (v values) fill(text string) string {
 const welcomeText = `container-registry-proxy: the caching proxy is working!
 
 Set up a client, as root (read it first, it is short):
-  curl -fsS @PROXY@/setup/CLIENT | sh               it trusts this proxy's authority, and uses it for every registry
-  curl -fsS @PROXY@/setup/CLIENT?mode=mirror | sh   it knows this proxy as a mirror, and trusts nobody new
-  curl -fsS @PROXY@/setup/CLIENT/undo | sh          all is as it was
+  curl -fsS @PROXY@/setup/CLIENT | sh                 it trusts this proxy's authority, and uses it for every registry
+  curl -fsS '@PROXY@/setup/CLIENT?mode=mirror' | sh   it knows this proxy as a mirror, and trusts nobody new
+  curl -fsS @PROXY@/setup/CLIENT/undo | sh            all is as it was
 CLIENT is one of @CLIENTS@.
 Set up any other client by hand: trust the certificate, and set the environment variable for it.
   @PROXY@/ca.crt   SHA-256 @FINGERPRINT@
   HTTPS_PROXY=@PROXY@/
-Then pull an image twice: the second time, X-Cache and the proxy's log say HIT.
+Then pull an image twice: in the proxy's log its layers are a miss, then a hit.
 `
 
 // authority is the certificates as they go into a script.
