@@ -10,8 +10,8 @@ const (
 	tunerWorth = time.Second
 	// tunerLeast is how much must be left for that.
 	tunerLeast = 4 << 20
-	// tunerGain is by how much doubling the connections must raise the rate to be done again.
-	tunerGain = 1.3
+	// tunerGain is what part of its share of the rate each new connection must bring for more of them to be made.
+	tunerGain = 0.3
 	// tunerGrowth is by how much two periods may differ and be alike.
 	tunerGrowth = 1.25
 	// tunerFast is a rate, in bytes a second, that we could hardly take more of: it takes a core to receive, hash and
@@ -23,7 +23,7 @@ const (
 	runLongest  = 4 * time.Second
 )
 
-// tuner chooses over how many connections a blob is fetched. It doubles them as long as that pays: an origin that caps
+// tuner chooses over how many connections a blob is fetched. It doubles them, up to its limit, as long as that pays: an origin that caps
 // each connection is asked over several, one that is as fast as the link, or done in a moment, over one.
 type tuner struct {
 	limit int // at most; below 2 means one
@@ -34,6 +34,7 @@ type tuner struct {
 	starting bool      // at the last tick connections had not delivered yet
 
 	conns   int
+	fewer   int     // that there were before there were conns; 0 while there is one
 	rate    float64 // bytes a second, as last measured
 	left    int64
 	settled bool
@@ -74,16 +75,16 @@ func (t *tuner) tick(now time.Time, s sample) {
 
 // judge decides on a measured rate.
 func (t *tuner) judge(rate float64) {
-	if t.conns > 1 && rate < t.rate*tunerGain {
-		t.conns, t.settled = t.conns/2, true
+	if t.conns > 1 && rate < t.rate*(1+tunerGain*float64(t.conns-t.fewer)/float64(t.fewer)) {
+		t.conns, t.settled = t.fewer, true
 		return
 	}
 	t.rate = rate
 	switch {
-	case 2*t.conns > t.limit:
+	case t.conns >= t.limit:
 		t.settled = true
 	case float64(t.left) < rate*tunerWorth.Seconds(), t.left < tunerLeast, rate >= tunerFast:
 	default:
-		t.conns *= 2
+		t.fewer, t.conns = t.conns, min(2*t.conns, t.limit)
 	}
 }
