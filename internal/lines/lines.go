@@ -32,6 +32,8 @@ type Writer struct {
 // New returns a writer to out. Each Write to it is one or more whole lines.
 func New(out io.Writer) *Writer {
 	w := &Writer{out: out}
+	w.mu.Lock() // the timer may fire before it is in its place
+	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(delay, func() { _ = w.Flush() }) // nobody is left to tell that the log cannot be written
 	w.timer.Stop()
 	return w
