@@ -73,7 +73,7 @@ func oneClient(c *cobra.Command, args []string) error {
 	if len(args) == 1 && slices.Contains(setup.Clients(), args[0]) {
 		return nil
 	}
-	return &usageError{fmt.Errorf("%s %s: want one of %s", c.Name(), args, strings.Join(setup.Clients(), ", "))}
+	return &usageError{fmt.Errorf("%s: want one of %s", strings.Join(append([]string{c.Name()}, args...), " "), strings.Join(setup.Clients(), ", "))}
 }
 
 // check completes what was asked for, or says what is wrong with it.

@@ -27,12 +27,20 @@ func companions(program, version string, when time.Time) ([]file, error) {
 		}
 		files = append(files, file{"completions/" + shell, script, 0o644})
 	}
-	for name, source := range map[string]string{
+	sources := map[string]string{
 		"LICENSE": "LICENSE", "README.md": "README.md", "CHANGELOG.md": "CHANGELOG.md", build.Name + ".1": "deploy/release/" + build.Name + ".1",
 		"systemd/" + build.Name + ".service": "deploy/systemd/" + build.Name + ".service",
 		"systemd/" + build.Name + ".socket":  "deploy/systemd/" + build.Name + ".socket",
 		"systemd/environment":                "deploy/systemd/environment",
-	} {
+	}
+	pages, err := filepath.Glob("docs/*.md") // messages of the program name them
+	if err != nil {
+		return nil, err
+	}
+	for _, page := range pages {
+		sources[page] = page
+	}
+	for name, source := range sources {
 		content, err := os.ReadFile(source)
 		if err != nil {
 			return nil, err

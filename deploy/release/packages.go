@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/goreleaser/nfpm/v2"
 	_ "github.com/goreleaser/nfpm/v2/deb" // registers itself
@@ -30,7 +31,6 @@ func places(format string) map[string]string {
 		"systemd/" + build.Name + ".socket":  "/usr/lib/systemd/system/" + build.Name + ".socket",
 		"systemd/environment":                "/etc/" + build.Name + "/environment",
 		"LICENSE":                            "/usr/share/doc/" + build.Name + "/copyright",
-		"CHANGELOG.md":                       "/usr/share/doc/" + build.Name + "/CHANGELOG.md",
 	}
 }
 
@@ -76,7 +76,11 @@ func (r *release) contents(format, goarch string, all []file) (files.Contents, e
 	at := places(format)
 	for _, f := range all {
 		destination, ok := at[f.name]
-		if !ok {
+		switch {
+		case ok:
+		case strings.HasSuffix(f.name, ".md"): // pages, whose links to each other hold
+			destination = "/usr/share/doc/" + build.Name + "/" + f.name
+		default:
 			continue
 		}
 		source := filepath.Join(r.work, format+"-"+goarch, f.name)

@@ -123,7 +123,7 @@ func wantArchive(t *testing.T, name string, content []byte) {
 			t.Fatal(err)
 		}
 	}
-	for _, want := range []string{build.Name, build.Name + ".1", "LICENSE", "completions/bash", "completions/zsh", "completions/fish", "systemd/environment"} {
+	for _, want := range []string{build.Name, build.Name + ".1", "LICENSE", "README.md", "docs/configuration.md", "completions/bash", "completions/zsh", "completions/fish", "systemd/environment"} {
 		if len(files[want]) == 0 {
 			t.Errorf("%s has no %s", name, want)
 		}
@@ -222,7 +222,7 @@ func wantDebian(t *testing.T, file string) {
 	for path, mode := range map[string]os.FileMode{
 		"usr/bin/" + build.Name: 0o755, "usr/lib/systemd/system/" + build.Name + ".service": 0o644, "usr/lib/systemd/system/" + build.Name + ".socket": 0o644,
 		"etc/" + build.Name + "/environment": 0o600, "usr/share/man/man1/" + build.Name + ".1": 0o644,
-		"usr/share/bash-completion/completions/" + build.Name: 0o644,
+		"usr/share/bash-completion/completions/" + build.Name: 0o644, "usr/share/doc/" + build.Name + "/docs/configuration.md": 0o644,
 	} {
 		if info, err := os.Stat(filepath.Join(root, path)); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s is not installed with mode %o: %v", path, mode, err)
@@ -249,7 +249,7 @@ func wantRPM(t *testing.T, file string) {
 		return
 	}
 	names := strings.Fields(command(t, "", "rpm", "--query", "--list", "--package", file))
-	for _, want := range []string{"/usr/bin/" + build.Name, "/usr/lib/systemd/system/" + build.Name + ".service", "/etc/" + build.Name + "/environment"} {
+	for _, want := range []string{"/usr/bin/" + build.Name, "/usr/lib/systemd/system/" + build.Name + ".service", "/etc/" + build.Name + "/environment", "/usr/share/doc/" + build.Name + "/docs/configuration.md"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("%s has no %s: %q", filepath.Base(file), want, names)
 		}

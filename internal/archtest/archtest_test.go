@@ -36,6 +36,7 @@ func TestRepository(t *testing.T) {
 		"skips":            func() ([]string, error) { return tree.Skips(), nil },
 		"machine paths":    tree.MachinePaths,
 		"dependencies":     tree.Dependencies,
+		"pages":            tree.Pages,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -106,6 +107,12 @@ func TestViolations(t *testing.T) {
 		{"skip of what takes long", map[string]string{"internal/oci/a_test.go": "package oci\nfunc f() { if os.Getenv(\"LONG\") == \"\" { t.Skip() } }\n"}, skipsOf, ""},
 		{"path of a machine", map[string]string{"docs/a.md": "see /ho" + "me/me/notes"}, (*Tree).MachinePaths, "docs/a.md:1"},
 		{"path of the product", map[string]string{"docs/a.md": "see /etc/hosts, https://example.com/work/x and a/work/b"}, (*Tree).MachinePaths, ""},
+		{"link to a page", map[string]string{"docs/a.md": "[b](b.md#two-words-of-it) [c](#here)\n## Here", "docs/b.md": "## Two words, of `it`"}, (*Tree).Pages, ""},
+		{"link to nothing", map[string]string{"docs/a.md": "[b](b.md)"}, (*Tree).Pages, "leads nowhere"},
+		{"link to no heading", map[string]string{"docs/a.md": "[b](#there)\n# Here"}, (*Tree).Pages, "a heading that docs/a.md does not have"},
+		{"path in code", map[string]string{"docs/a.md": "see docs/b.md, `docs/a.md`, and `docs/c.md`"}, (*Tree).Pages, "names docs/c.md"},
+		{"metric", map[string]string{"docs/a.md": "`container_registry_proxy_here` and `container_registry_proxy_gone`", "internal/oci/a.go": "package oci\nconst name = \"here\"\n"}, (*Tree).Pages, "container_registry_proxy_gone"},
+		{"target of make", map[string]string{"docs/a.md": "```sh\nmake all\nmake none\n```\nmake haste", "Makefile": "all:\n"}, (*Tree).Pages, `"make none"`},
 		{"unexplained module", map[string]string{"internal/oci/a.go": "package oci\nimport _ \"example.com/a/b/c\"\n"}, (*Tree).Dependencies, "what it saves us"},
 		{"explained module", map[string]string{"internal/oci/a.go": "package oci\nimport _ \"example.com/lib/sub\"\n"}, (*Tree).Dependencies, ""},
 	} {

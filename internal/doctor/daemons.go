@@ -68,7 +68,17 @@ func (e *examination) uses(name string, environ map[string]string) Finding {
 	if files := e.mirrorFilesOf(name); len(files) > 0 {
 		return finding(Good, "%s names the proxy as a mirror", files[0])
 	}
+	if name == "containerd" && e.ofDockerd() {
+		return finding(Warning, "was started without HTTPS_PROXY, and knows no mirror: dockerd pulls by itself and needs neither; for others curl -fsS http://%s/setup/containerd | sudo sh", e.cfg.Proxy)
+	}
 	return finding(Bad, "was started without HTTPS_PROXY, and knows no mirror: curl -fsS http://%s/setup/%s | sudo sh", e.cfg.Proxy, scripts[name])
+}
+
+// ofDockerd reports whether containerd is likely to be dockerd's, which has it run containers and pulls them by itself.
+func (e *examination) ofDockerd() bool {
+	_, dockerd := e.environOf("dockerd")
+	_, kubelet := e.environOf("kubelet")
+	return dockerd && !kubelet
 }
 
 // untold finds out whether NO_PROXY leads a daemon past the proxy.

@@ -250,7 +250,12 @@ func TestOneThingIsWrong(t *testing.T) {
 		}, "containerd", doctor.Bad, "other.test:8080"},
 		{"CRI-O uses no proxy", func(p *patient) { p.daemon("crio", "PATH=/bin") }, "crio", doctor.Bad, "/setup/crio | sudo sh"},
 		{"BuildKit uses no proxy", func(p *patient) { p.daemon("buildkitd", "PATH=/bin") }, "buildkitd", doctor.Bad, "/setup/buildkit | sudo sh"},
-		{"one daemon of two uses no proxy", func(p *patient) { p.process(4712, "containerd", "PATH=/bin") }, "containerd", doctor.Bad, "/setup/containerd | sudo sh"},
+		{"one daemon of two uses no proxy", func(p *patient) { p.process(4712, "crio", "PATH=/bin") }, "crio", doctor.Bad, "/setup/crio | sudo sh"},
+		{"containerd of a node that has dockerd too uses no proxy", func(p *patient) {
+			p.process(4712, "containerd", "PATH=/bin")
+			p.process(4713, "kubelet", "PATH=/bin")
+		}, "containerd", doctor.Bad, "/setup/containerd | sudo sh"},
+		{"containerd of dockerd uses no proxy, and does not pull", func(p *patient) { p.process(4712, "containerd", "PATH=/bin") }, "containerd", doctor.Warning, "dockerd pulls by itself"},
 		{"NO_PROXY leads past it", func(p *patient) {
 			p.daemon("dockerd", "HTTPS_PROXY=http://"+p.cfg.Proxy+"/", "NO_PROXY=localhost,.docker.io")
 		}, "no_proxy", doctor.Bad, "registry-1.docker.io"},
