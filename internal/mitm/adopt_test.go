@@ -8,7 +8,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -293,4 +295,28 @@ func FuzzChain(f *testing.F) {
 			t.Errorf("error %q does not name the file", err)
 		}
 	})
+}
+
+// The authority that docs/install.md has people make for a cluster.
+func TestAuthorityOfTheManual(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^openssl req (?:.*\\\n)*.*$`).Find(page)
+	if line == nil {
+		t.Fatal("docs/install.md has no \"openssl req\"")
+	}
+	dir := t.TempDir()
+	shell := exec.CommandContext(t.Context(), "sh", "-c", string(line))
+	shell.Dir = dir
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	a := open(t, mitm.Config{CertFile: filepath.Join(dir, "ca.crt"), KeyFile: filepath.Join(dir, "ca.key")})
+	printed := openssl(t, "x509", "-in", filepath.Join(dir, "ca.crt"), "-noout", "-fingerprint", "-sha256")
+	if !strings.Contains(printed, a.Fingerprint()) {
+		t.Errorf("fingerprint %s, openssl says %s", a.Fingerprint(), printed)
+	}
 }
