@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"container-registry-proxy/bench/load"
+	"container-registry-proxy/bench/peer"
 )
 
 // manyObjects measures many small blobs: filling them, hitting them, what they take, and how soon they are there after a
@@ -29,6 +30,9 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 				return nil, errors.Join(err, ours.Stop())
 			}
 			m := many{stand: s, door: door{ours.Intercept, ours.Process}, digests: digests}
+			if column == Ours {
+				m.profiled = ours
+			}
 			sample, err := m.measure(ctx, 0, scale.ObjectsHits)
 			return sample, errors.Join(err, ours.Stop())
 		}, nil
@@ -41,6 +45,8 @@ type many struct {
 	door    door
 	digests []string
 	filled  int // how many of them it has
+	// profiled is what profiles are taken of, if that is wanted; nil means nothing.
+	profiled *peer.Ours
 }
 
 const objectConns = 32
@@ -56,18 +62,30 @@ func (m *many) measure(ctx context.Context, limit time.Duration, hits int) (Samp
 	if err != nil {
 		return nil, err
 	}
+	profile := m.profile(ctx, "fill")
 	sample, err := m.fill(ctx, open, limit)
-	if err != nil {
+	if err = errors.Join(err, <-profile); err != nil {
 		return nil, err
 	}
+	profile = m.profile(ctx, "hit")
 	stats, err := load.Pull(ctx, open, hits, func(int) load.Request { return load.Request{Path: blobPath(m.digests[rand.IntN(m.filled)])} })
-	if err != nil {
+	if err = errors.Join(err, <-profile); err != nil {
 		return nil, err
 	}
 	sample[p99], sample[perSecond] = ms(load.Quantile(stats.Each, 0.99)), float64(hits)/stats.Took.Seconds()
 	load.CloseAll(open)
 	open = nil
 	return sample, m.restart(ctx, sample, empty)
+}
+
+// profile takes a profile of what begins now and returns what came of it.
+func (m *many) profile(ctx context.Context, of string) <-chan error {
+	if m.profiled == nil {
+		taken := make(chan error, 1)
+		taken <- nil
+		return taken
+	}
+	return m.stand.profileNow(ctx, m.profiled, "objects-"+of)
 }
 
 // fill asks for the objects in order, a sixteenth at a time.

@@ -59,20 +59,43 @@ func (f *Fills) make(x *fill) (result, error) {
 	if err != nil {
 		return resultOf(err), err
 	}
-	proof, err := f.download(x, first)
+	proof, err := f.complete(x, b, first)
 	if err != nil {
 		f.remember(x.digest, undone{resultOf(err) == mismatch, x.total()})
 		return resultOf(err), err
 	}
-	if f.cfg.Verified != nil && x.from() == b.leader.src.Origin() {
-		f.cfg.Verified(x.digest, b.leader.src)
-	}
-	x.verify()
 	if err := b.file.(store.Stage).Commit(context.WithoutCancel(f.ctx), proof); err != nil {
 		f.cfg.Log.Warn("blob is served but not kept", "digest", x.digest, "err", err)
 		return unkept, nil
 	}
 	return committed, nil
+}
+
+// complete brings the blob into its stage and gives it out: all at once if it is small, and otherwise as it comes, up to
+// the bytes that wait for the proof.
+func (f *Fills) complete(x *fill, b beginning, first *opening) (proof store.Proof, err error) {
+	if first != nil && first.isSmall(b.have) && f.worthFinishing(0, first.Size) {
+		if proof, b.verified = f.receiveAll(x, b.file.(store.Stage), first); b.verified {
+			f.verified(x.digest, b.leader.src, b.origin)
+		}
+	}
+	x.begin(b)
+	if b.verified {
+		return proof, nil
+	}
+	if proof, err = f.download(x, first); err != nil {
+		return proof, err
+	}
+	f.verified(x.digest, b.leader.src, x.from())
+	x.verify()
+	return proof, nil
+}
+
+// verified tells whose bytes have been found to be the digest's, if they all come from one origin and that is src's.
+func (f *Fills) verified(d oci.Digest, src Source, origin string) {
+	if f.cfg.Verified != nil && origin == src.Origin() {
+		f.cfg.Verified(d, src)
+	}
 }
 
 // begin asks for the first bytes and opens the stage for them, or the other way round where an earlier fill, of a blob of
@@ -113,7 +136,6 @@ func (f *Fills) begin(x *fill, size int64) (b beginning, first *opening, err err
 	} else if is {
 		s.SetSource(b.origin)
 	}
-	x.begin(b)
 	return b, first, nil
 }
 

@@ -26,8 +26,13 @@ func ParseDigest(s string) (Digest, error) {
 	if !ok {
 		return "", fmt.Errorf("%w: %.200q: want algorithm:hex, as in sha256:e3b0c442…", ErrDigestInvalid, s)
 	}
-	size, known := map[string]int{"sha256": sha256.Size, "sha512": sha512.Size}[algorithm]
-	if !known {
+	var size int
+	switch algorithm {
+	case "sha256":
+		size = sha256.Size
+	case "sha512":
+		size = sha512.Size
+	default:
 		return "", fmt.Errorf("%w: %.200q: algorithm is not sha256 or sha512", ErrDigestInvalid, s)
 	}
 	if len(sum) != 2*size || strings.Trim(sum, "0123456789abcdef") != "" {

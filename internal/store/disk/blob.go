@@ -31,7 +31,7 @@ func (s *Store) Open(d oci.Digest) (store.Blob, error) {
 }
 
 // openEntry opens the file of an entry that is counted as opened. A file that is not what the index says is no blob.
-func (s *Store) openEntry(e *entry) (*blob, error) {
+func (s *Store) openEntry(e *entry) (store.Blob, error) {
 	path, err := s.blobPath(e.digest)
 	var f *os.File
 	var info fs.FileInfo
@@ -47,6 +47,9 @@ func (s *Store) openEntry(e *entry) (*blob, error) {
 			return nil, err
 		}
 		return nil, s.lost(e, err)
+	}
+	if e.size <= small {
+		return s.openSmall(e, f)
 	}
 	sums, ok := s.knownSums(e.digest, e.size)
 	if !ok {

@@ -50,15 +50,15 @@ func (st *stage) prove(proof store.Proof) error {
 	return nil
 }
 
-// commit follows the order that a power cut demands. A file that could not be synced is dropped and never synced again:
-// the system may have forgotten which of its bytes are not on the disk.
+// commit follows the order that a power cut demands, where it is more than one piece that could be lost (see small). A
+// file that could not be synced is dropped and never synced again: the system may have forgotten which of its bytes are
+// not on the disk.
 func (st *stage) commit(proof store.Proof) error {
 	s := st.store
-	err := s.run("fsync", st.file.Sync)
-	if err == nil {
-		err = s.run("chmod", func() error { return st.file.Chmod(0o444) })
-	}
-	if err == nil {
+	var err error
+	if st.memory != nil {
+		err = s.change(st.publishSmall)
+	} else if err = st.seal(); err == nil {
 		err = s.change(func() error { return st.publish(proof) })
 	}
 	switch {
@@ -70,6 +70,14 @@ func (st *stage) commit(proof store.Proof) error {
 	}
 	st.drop(err)
 	return s.trouble(err)
+}
+
+// seal has the bytes of the file be on the disk for good.
+func (st *stage) seal() error {
+	if err := st.store.run("fsync", st.file.Sync); err != nil {
+		return err
+	}
+	return st.store.run("chmod", func() error { return st.file.Chmod(0o444) })
 }
 
 // publish gives the file its name and puts it into the index.

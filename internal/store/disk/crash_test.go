@@ -110,7 +110,7 @@ func operations(t *testing.T) (steps []string) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	for _, step := range []string{"create", "write", "fsync", "chmod", "mkdir", "rename", "syncdir", "remove", "statfs", "flush"} {
+	for _, step := range []string{"create", "write", "fsync", "chmod", "mkdir", "rename", "syncdir", "syncall", "remove", "statfs", "flush"} {
 		if !slices.Contains(steps, step) {
 			t.Errorf("the script does not come to %s", step)
 		}

@@ -3,6 +3,7 @@ package disk_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,44 +47,50 @@ func damages() map[string]func([]byte) []byte {
 // A damaged file gives no byte away that is not the blob's, is gone afterwards, and can be put again.
 func TestDamageIsAMiss(t *testing.T) {
 	t.Parallel()
-	for name, damage := range damages() {
-		for when, lose := range map[string]func(t *testing.T, dir string){
-			"while it runs":  nil,
-			"over a restart": func(*testing.T, string) {},
-			"with the database lost": func(t *testing.T, dir string) {
-				if err := os.Remove(filepath.Join(dir, "metadata.db")); err != nil {
+	for _, size := range []int{300_000, 20_000} {
+		for name, damage := range damages() {
+			damageIsAMiss(t, fmt.Sprintf("%d bytes, %s", size, name), size, damage)
+		}
+	}
+}
+
+func damageIsAMiss(t *testing.T, name string, size int, damage func([]byte) []byte) {
+	for when, lose := range map[string]func(t *testing.T, dir string){
+		"while it runs":  nil,
+		"over a restart": func(*testing.T, string) {},
+		"with the database lost": func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "metadata.db")); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name+" "+when, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			data := storetest.Bytes(1, size)
+			s := open(t, disk.Config{Directory: dir})
+			d := storetest.Put(t, s, data)
+			if lose != nil {
+				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
-			},
-		} {
-			t.Run(name+" "+when, func(t *testing.T) {
-				t.Parallel()
-				dir := t.TempDir()
-				data := storetest.Bytes(1, 300_000)
-				s := open(t, disk.Config{Directory: dir})
-				d := storetest.Put(t, s, data)
-				if lose != nil {
-					if err := s.Close(); err != nil {
-						t.Fatal(err)
-					}
-					lose(t, dir)
-					s = open(t, disk.Config{Directory: dir})
-				}
-				change(t, s.BlobPath(d), damage)
-				wantsNoWrongByte(t, s, d, data)
-				if b, err := s.Open(d); !errors.Is(err, fs.ErrNotExist) {
-					t.Fatalf("opened again: %v, %v", b, err)
-				}
-				if _, err := os.Lstat(s.BlobPath(d)); !errors.Is(err, fs.ErrNotExist) {
-					t.Errorf("the file is still there: %v", err)
-				}
-				storetest.Put(t, s, data)
-				storetest.Wants(t, s, data)
-				if err := s.Audit(); err != nil {
-					t.Error(err)
-				}
-			})
-		}
+				lose(t, dir)
+				s = open(t, disk.Config{Directory: dir})
+			}
+			change(t, s.BlobPath(d), damage)
+			wantsNoWrongByte(t, s, d, data)
+			if b, err := s.Open(d); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("opened again: %v, %v", b, err)
+			}
+			if _, err := os.Lstat(s.BlobPath(d)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the file is still there: %v", err)
+			}
+			storetest.Put(t, s, data)
+			storetest.Wants(t, s, data)
+			if err := s.Audit(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -7,8 +7,9 @@
 //	staging/…                   fills in progress, resumable
 //	metadata.db                 sizes, last uses, chunk sums and what staging holds: an index that the files can do without
 //
-// The order of a commit is: fsync the staged file, make it read-only, rename it, fsync its directory. The index is held
-// in memory and written behind. What it does not know is found by walking the directory once, off the way of requests.
+// The order of a commit is: fsync the staged file, make it read-only, rename it, fsync its directory. Small blobs are
+// hashed whenever they are opened, and are synced together a little later (see small). The index is held in memory and
+// written behind. What it does not know is found by walking the directory once, off the way of requests.
 package disk
 
 import (
@@ -60,6 +61,7 @@ type Store struct {
 	fault   func(step string) error // tests only: called before each operation that changes the disk
 
 	adopting atomic.Bool        // files may be there that the index does not know
+	unsynced atomic.Bool        // small blobs may be that have been committed
 	hashing  singleflight.Group // of blobs whose sums were lost, by digest
 	names    names
 	shards   shards
@@ -234,6 +236,7 @@ func (s *Store) Close() error {
 		errs = append(errs, err)
 	}
 	s.saveTouched()
+	s.syncSmall()
 	s.syncLeftovers()
 	errs = append(errs, s.db.Close())
 	if s.lock != nil {

@@ -25,6 +25,9 @@ func (s *Store) Sweep(life time.Duration) { s.sweep(s.now().Add(-life)) }
 // Survey is what Run does at first.
 func (s *Store) Survey(ctx context.Context) { s.survey(ctx) }
 
+// Small is the size up to which a blob is small.
+const Small = small
+
 // StagedPath is the path of a stage's file.
 func StagedPath(st store.Stage) string {
 	own := st.(*stage)

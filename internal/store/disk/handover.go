@@ -30,7 +30,7 @@ func (s *Store) handOver(st *stage, most int64) (left int64, err error) {
 	defer st.files.Unlock()
 	st.mu.Lock()
 	base, have, source := slices.Clone(st.synced), slices.Clone(st.have), st.source
-	keep := st.size >= 0 && st.broken == nil && st.proven == nil
+	keep := st.size >= 0 && st.memory == nil && st.broken == nil && st.proven == nil
 	st.mu.Unlock()
 	if due := have.Total() - base.Total(); keep && due > 0 && due <= most && s.run("fsync", st.file.Sync) == nil {
 		base, most = have, most-due
@@ -49,7 +49,7 @@ func (s *Store) handOver(st *stage, most int64) (left int64, err error) {
 		s.record(st.digest, stagedRecord{st.name, st.size, base, s.now().Unix(), source})
 	}
 	s.mu.Unlock()
-	if keep || ended {
+	if keep || ended || st.name == "" {
 		return most, nil
 	}
 	return most, s.unlink(s.dir.staged(st.name))

@@ -11,7 +11,7 @@ import (
 // The buckets of the database. Keys are digests.
 const (
 	bucketBlobs  = "blobs"  // record
-	bucketSums   = "sums"   // the chunk sums, 4 bytes each, little-endian
+	bucketSums   = "sums"   // the chunk sums of one that is not small, 4 bytes each, little-endian
 	bucketStaged = "staged" // stagedRecord as JSON
 )
 
@@ -83,8 +83,10 @@ func (s *Store) add(d oci.Digest, size int64, sums []uint32) *entry {
 	s.space.blobs += blocks(size)
 	s.opened(e)
 	s.db.Put(bucketBlobs, string(d), e.record())
-	s.db.Put(bucketSums, string(d), encodeSums(sums))
-	s.sums.put(d, sums)
+	if size > small {
+		s.db.Put(bucketSums, string(d), encodeSums(sums))
+		s.sums.put(d, sums)
+	}
 	return e
 }
 
@@ -99,8 +101,10 @@ func (s *Store) forget(e *entry) {
 		s.space.blobs -= blocks(e.size)
 	}
 	s.db.Delete(bucketBlobs, string(e.digest))
-	s.db.Delete(bucketSums, string(e.digest))
-	s.sums.forget(e.digest)
+	if e.size > small {
+		s.db.Delete(bucketSums, string(e.digest))
+		s.sums.forget(e.digest)
+	}
 }
 
 // record is what the database keeps of an entry: size and last use, 8 bytes each, little-endian, and a byte with its
@@ -140,6 +144,7 @@ func (s *Store) loadIndex() {
 		return true
 	})
 	slices.SortFunc(found, func(a, b *entry) int { return int(a.used - b.used) })
+	s.index = make(map[oci.Digest]*entry, len(found))
 	for _, e := range found {
 		s.restore(e)
 	}

@@ -47,6 +47,7 @@ func (s *Store) Run(ctx context.Context) error {
 // upkeep writes behind, and brings the account in line with the database's size.
 func (s *Store) upkeep() {
 	s.saveTouched()
+	s.syncSmall()
 	s.checkpoint()
 	s.syncLeftovers()
 	size := s.db.Size()

@@ -30,6 +30,7 @@ var scriptData = func() map[string][]byte {
 		data[name] = storetest.Bytes(uint64(i), 200_000+i*11_111)
 	}
 	data["large"] = storetest.Bytes(50, 2_500_000)
+	data["small"] = storetest.Bytes(60, 20_000)
 	for i := range 14 {
 		data[fmt.Sprint("filler ", i)] = storetest.Bytes(100+uint64(i), 350_000)
 	}
@@ -49,7 +50,7 @@ var scriptDigests, scriptProofs = func() (map[string]oci.Digest, map[string]stor
 }()
 
 func scriptPinned(d oci.Digest) bool {
-	for _, name := range []string{"empty", "first", "large", "chunked"} {
+	for _, name := range []string{"empty", "first", "large", "small", "chunked"} {
 		if scriptDigests[name] == d {
 			return true
 		}
@@ -83,6 +84,8 @@ func (s *script) run() {
 	s.part("broken off", 0, 100_000, store.Stage.Close)
 	s.remove("removed")
 	s.put("empty", 1)
+	s.part("small", 0, 10_000, store.Stage.Close)
+	s.put("small", 15_000)
 	for i := range 7 {
 		s.put(fmt.Sprint("filler ", i), 100_000)
 	}

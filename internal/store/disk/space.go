@@ -177,7 +177,7 @@ func (s *Store) noteLag(before, freed int64) {
 }
 
 // withRoom runs an operation that needs space, once more with what is evicted for it if there was none. An error is the
-// disk's and matches [store.ErrNoSpace].
+// disk's and matches [store.ErrNoSpace], unless it matches errForeign.
 func (s *Store) withRoom(n int64, op func() error) error {
 	err := op()
 	if full(err) {
@@ -190,10 +190,10 @@ func (s *Store) withRoom(n int64, op func() error) error {
 			err = op()
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errForeign) {
 		return s.trouble(err)
 	}
-	return nil
+	return err
 }
 
 // evict takes leftovers and blobs off the account until n bytes are free, and reports whether it could. It takes none

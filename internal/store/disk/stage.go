@@ -18,11 +18,12 @@ import (
 // errStaging refuses a second stage of a digest. It is given as a lack of space, which is no reason to fail a pull.
 var errStaging = errors.New("the digest is being staged already")
 
-// stage is a blob being written, to a file in the staging directory.
+// stage is a blob being written, to a file in the staging directory or, if it is small, to memory.
 type stage struct {
 	store   *Store
 	digest  oci.Digest
 	size    int64         // -1 where it is not known
+	memory  []byte        // the bytes of a small blob, which has no file
 	staged  store.Extents // what was there when it was opened
 	written atomic.Int64  // the space that the file takes
 	closed  atomic.Bool
@@ -76,7 +77,12 @@ func (s *Store) begin(st *stage) error {
 	if left != nil {
 		st.resume(left)
 	}
-	if err = s.announce(st); err == nil && st.file == nil {
+	err = s.announce(st)
+	switch {
+	case err != nil || st.file != nil:
+	case st.size >= 0 && st.size <= small:
+		st.memory = make([]byte, st.size)
+	default:
 		err = st.create()
 	}
 	if err != nil {
@@ -98,7 +104,7 @@ func (s *Store) enlist(st *stage) (*leftover, error) {
 
 // resume continues a leftover of the same size; another is dropped.
 func (st *stage) resume(l *leftover) {
-	if l.Size == st.size {
+	if l.Size == st.size && l.Size > small {
 		if file, _, err := openFile(st.store.dir.staged(l.Name), os.O_RDWR); err == nil {
 			st.file, st.name = file, l.Name
 			st.staged, st.have, st.synced = slices.Clone(l.have), slices.Clone(l.have), slices.Clone(l.Have)
@@ -111,6 +117,7 @@ func (st *stage) resume(l *leftover) {
 	st.store.discardLeftover(l)
 }
 
+// create makes the file of a stage, in staging.
 func (st *stage) create() error {
 	s := st.store
 	return s.withRoom(blockSize, func() error {
@@ -160,6 +167,9 @@ func (st *stage) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (st *stage) write(p []byte, off int64) (n int, err error) {
+	if st.memory != nil {
+		return st.remember(p, off), nil
+	}
 	st.files.RLock()
 	defer st.files.RUnlock()
 	err = st.store.withRoom(grant, func() error {
@@ -215,6 +225,9 @@ func footprint(have store.Extents) (n int64) {
 
 // ReadAt reads what has been written, up to the first byte that has not. Once there is a proof it checks what it reads.
 func (st *stage) ReadAt(p []byte, off int64) (n int, err error) {
+	if st.memory != nil {
+		return st.recall(p, off)
+	}
 	st.files.RLock()
 	defer st.files.RUnlock()
 	st.mu.Lock()
@@ -262,6 +275,9 @@ func (st *stage) drop(why error) {
 	}
 	st.mu.Unlock()
 	s := st.store
+	if st.name == "" {
+		return
+	}
 	if err := s.removeStaged(st.name); err != nil && !errors.Is(err, errReleased) {
 		s.log.Warn("remove staged file", "digest", st.digest, "err", err)
 	}

@@ -178,7 +178,7 @@ func (st *stage) leave() bool {
 	have, synced, broken, source := slices.Clone(st.have), st.synced, st.broken, st.source
 	st.mu.Unlock()
 	s.mu.Lock()
-	if s.stages[st.digest] != st || st.size < 0 || len(have) == 0 || broken != nil {
+	if s.stages[st.digest] != st || st.size < 0 || st.memory != nil || len(have) == 0 || broken != nil {
 		s.mu.Unlock()
 		return false
 	}

@@ -24,9 +24,12 @@ import (
 type workload struct {
 	seed uint64
 	cfg  disk.Config
+	// cut says that the power will be cut: a small blob counts as committed once it has been synced with others.
+	cut bool
 
-	mu  sync.Mutex // guards the fields that follow
-	did work
+	mu       sync.Mutex // guards the fields that follow
+	did      work
+	unsynced []oci.Digest
 }
 
 // work is what a workload has done.
@@ -50,7 +53,7 @@ func (w *workload) run(interrupt func()) error {
 	all.Go(func() { _ = s.DB().Run(ctx) })
 	all.Go(func() {
 		for ctx.Err() == nil { // Run does so every few seconds
-			s.Upkeep()
+			w.upkeep(s)
 			time.Sleep(20 * time.Millisecond)
 		}
 	})
@@ -67,6 +70,17 @@ func (w *workload) run(interrupt func()) error {
 	all.Wait()
 	_ = s.Close() // what it says of a disk without power is of no interest
 	return nil
+}
+
+// upkeep syncs, among others, the small blobs that have been committed before.
+func (w *workload) upkeep(s *disk.Store) {
+	w.mu.Lock()
+	due := w.unsynced
+	w.unsynced = nil
+	w.mu.Unlock()
+	if s.Upkeep(); len(due) > 0 && s.Usage().Degraded == "" {
+		w.say(func(did *work) { did.committed = append(did.committed, due...) })
+	}
 }
 
 // one stages a blob, and commits it or leaves it.
@@ -103,7 +117,12 @@ func (w *workload) one(s *disk.Store, r *rand.Rand) {
 	if leave {
 		return
 	}
-	if err := st.Commit(context.Background(), proof); err == nil {
+	err = st.Commit(context.Background(), proof)
+	switch {
+	case err != nil:
+	case w.cut && len(data) <= disk.Small:
+		w.say(func(*work) { w.unsynced = append(w.unsynced, d) })
+	default:
 		w.say(func(did *work) { did.committed = append(did.committed, d) }, "committed", d)
 	}
 }
