@@ -97,14 +97,16 @@ func (h *Handler) give(w http.ResponseWriter, r *http.Request, p oci.Path, conte
 func sure(r *http.Request, content *cache.Content) (int64, error) {
 	size := content.Descriptor.Size
 	body := content.Body
-	if body == nil || body.Verified() || r.Method == http.MethodHead {
+	if body == nil || r.Method == http.MethodHead {
 		return size, nil
 	}
-	if size > fill.Withheld || (size < 0 && r.ProtoAtLeast(1, 1) && r.Header.Get("Range") == "") {
-		return size, nil
-	}
-	if err := body.Await(); err != nil && !errors.Is(err, store.ErrNoSpace) {
-		return 0, err
+	if !body.Verified() {
+		if size > fill.Withheld || (size < 0 && r.ProtoAtLeast(1, 1) && r.Header.Get("Range") == "") {
+			return size, nil
+		}
+		if err := body.Await(); err != nil && !errors.Is(err, store.ErrNoSpace) {
+			return 0, err
+		}
 	}
 	if sized, ok := body.(interface{ Size() int64 }); ok {
 		size = sized.Size()
