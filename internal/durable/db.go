@@ -318,6 +318,24 @@ func (b batch) store(tx *bolt.Tx) error {
 	return nil
 }
 
+// Forget gives back the memory that reads have taken: the file is mapped, and each page that was read counts as the
+// process's own until the system needs it. What is pending stays so. After an error the DB is as after Close.
+func (db *DB) Forget() error {
+	db.flushing.Lock()
+	defer db.flushing.Unlock()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if db.file == nil {
+		return nil
+	}
+	err := guarded(db.file.Close)
+	db.file = nil
+	if err == nil {
+		db.file, err = openFile(db.path)
+	}
+	return err
+}
+
 // Size is the size of the file in bytes.
 func (db *DB) Size() int64 {
 	info, err := os.Stat(db.path)

@@ -146,7 +146,7 @@ func (s *Store) load() error {
 		s.space.index = s.db.Size()
 		s.loadIndex()
 		s.adopting.Store(true)
-		if err = s.loadStaging(); err == nil {
+		if err = errors.Join(s.loadStaging(), s.db.Forget()); err == nil {
 			return nil
 		}
 		err = errors.Join(err, s.db.Close())

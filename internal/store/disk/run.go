@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -23,7 +24,10 @@ const (
 func (s *Store) Run(ctx context.Context) error {
 	var surveying sync.WaitGroup
 	defer surveying.Wait()
-	surveying.Go(func() { s.survey(ctx) })
+	surveying.Go(func() {
+		s.survey(ctx)
+		debug.FreeOSMemory() // that and reading the index leave as much garbage as there is index
+	})
 	ticker := time.NewTicker(upkeep)
 	defer ticker.Stop()
 	for swept := s.now(); ; {
