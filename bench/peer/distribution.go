@@ -46,7 +46,7 @@ func StartDistribution(ctx context.Context, tools Tools, dir string, certs *Cert
 		return nil, err
 	}
 	d.Process, err = Start(ctx, Command{
-		Name: name, Path: tools.Registry, Args: []string{"serve", config}, Dir: dir,
+		Name: name, Path: tools.Registry, Args: []string{"serve", config}, Dir: dir, Cache: filepath.Join(dir, name),
 		Env: []string{"SSL_CERT_FILE=" + certs.Authority, "OTEL_TRACES_EXPORTER=none"}, Ready: listens(d.Target.Addr),
 	})
 	return d, err

@@ -52,7 +52,7 @@ http {
 	access_log DIR/nginx-access.log tweaked;
 	keepalive_timeout 300s;
 	gzip off;
-	proxy_cache_path DIR/cache levels=1:2 max_size=32g inactive=60d keys_zone=cache:10m use_temp_path=off;
+	proxy_cache_path DIR/cache levels=1:2 max_size=8g inactive=60d keys_zone=cache:10m use_temp_path=off;
 
 	server {
 		listen 127.0.0.1:SECURE ssl;
@@ -149,7 +149,7 @@ func StartNginx(ctx context.Context, tools Tools, dir string, certs *Certificate
 	}
 	n := &Nginx{Relay: door(0, true), TLS: door(1, true), TLSECDSA: door(2, true), Plain: door(3, false), Tunnel: door(4, false)}
 	n.Process, err = Start(ctx, Command{
-		Name: "nginx", Path: tools.Nginx, Args: []string{"-p", dir, "-e", filepath.Join(dir, "nginx-error.log"), "-c", config}, Dir: dir,
+		Name: "nginx", Path: tools.Nginx, Args: []string{"-p", dir, "-e", filepath.Join(dir, "nginx-error.log"), "-c", config}, Dir: dir, Cache: filepath.Join(dir, "cache"),
 		Ready: listens(n.Relay.Addr, n.TLS.Addr, n.TLSECDSA.Addr, n.Plain.Addr, n.Tunnel.Addr),
 	})
 	return n, err

@@ -37,12 +37,13 @@ func StartOurs(ctx context.Context, program, name, dir string, certs *Certificat
 		Mirror:    load.Target{Addr: listen, Host: listen, Query: "?ns=" + url.QueryEscape(origin.Direct.Host)},
 		Admin:     "http://" + admin, ca: filepath.Join(authority, "ca.crt"),
 	}
+	cache := filepath.Join(dir, name, "cache")
 	o.Process, err = Start(ctx, Command{
-		Name: name, Path: program, Args: []string{"serve"}, Dir: dir,
+		Name: name, Path: program, Args: []string{"serve"}, Dir: dir, Cache: cache,
 		Env: []string{
-			"LISTEN=" + listen, "ADMIN_LISTEN=" + admin, "CACHE_DIRECTORY=" + filepath.Join(dir, name, "cache"), "CA_DIRECTORY=" + authority,
+			"LISTEN=" + listen, "ADMIN_LISTEN=" + admin, "CACHE_DIRECTORY=" + cache, "CA_DIRECTORY=" + authority,
 			"REGISTRIES=" + origin.Direct.Host, "ALLOWED_NETWORKS=127.0.0.0/8", "DISABLE_IPV6=true", "UPSTREAM_CA_FILE=" + certs.Authority,
-			"ENABLE_MANIFEST_CACHE=true", "CACHE_MAX_SIZE=32g", "CACHE_MIN_FREE=0",
+			"ENABLE_MANIFEST_CACHE=true", "CACHE_MAX_SIZE=8g", "CACHE_MIN_FREE=0",
 		},
 		Ready: answers(o.Admin + "/readyz"),
 	})

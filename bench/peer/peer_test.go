@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,6 +127,41 @@ func TestRestart(t *testing.T) {
 	}
 	if got := get(t, l.Target, "/"); len(got) != 1<<10 {
 		t.Errorf("%d bytes, want 1024", len(got))
+	}
+}
+
+// A program whose cache has grown begins anew without it; another is left alone.
+func TestTidy(t *testing.T) {
+	t.Parallel()
+	certs, err := NewCertificates(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := StartOrigin(t.Context(), t.TempDir(), certs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = o.Stop() }()
+	o.command.Cache = filepath.Join(t.TempDir(), "cache")
+	cached := filepath.Join(o.command.Cache, "a", "b")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(cached), 0o755), os.WriteFile(cached, make([]byte, 1<<20), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	first := o.cmd.Process.Pid
+	if err := o.Tidy(t.Context(), 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(cached); err != nil || o.cmd.Process.Pid != first {
+		t.Errorf("it was not left alone: %v", err)
+	}
+	if err := o.Tidy(t.Context(), 512<<10); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(cached); !errors.Is(err, fs.ErrNotExist) || o.cmd.Process.Pid == first {
+		t.Errorf("it goes on with its cache: %v", err)
+	}
+	if _, err := o.Control.Counts(t.Context()); err != nil {
+		t.Errorf("it does not serve: %v", err)
 	}
 }
 

@@ -26,6 +26,8 @@ type Command struct {
 	Args []string
 	Env  []string // added to the benchmark's own
 	Dir  string   // where its log goes
+	// Cache is the directory of what it caches; "" for a program that caches nothing.
+	Cache string
 	// Ready returns nil once the program serves. It is asked again until then.
 	Ready func(ctx context.Context) error
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,7 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 				m.profiled = ours
 			}
 			sample, err := m.measure(ctx, 0, scale.ObjectsHits)
-			return sample, errors.Join(err, ours.Stop())
+			return sample, errors.Join(err, ours.Stop(), os.RemoveAll(s.dirOf(column+"-objects")))
 		}, nil
 	}
 }

@@ -83,6 +83,9 @@ func Run(ctx context.Context, s *Stand, row Row) *Result {
 	began := time.Now()
 	r := &Result{Name: row.Name, Title: row.Title, Samples: map[string][]Sample{}, Errors: map[string]string{}}
 	r.measure(ctx, s, row)
+	if err := s.tidy(ctx); err != nil {
+		r.Errors["tidy"] = err.Error()
+	}
 	for _, claim := range s.againstBefore(row.Claims) {
 		r.Claims = append(r.Claims, r.judge(claim))
 	}

@@ -116,10 +116,34 @@ func (s *Stand) startOthers(ctx context.Context) (err error) {
 }
 
 func (s *Stand) startOurs(ctx context.Context, program, name string) (*peer.Ours, error) {
-	if err := os.MkdirAll(filepath.Join(s.cfg.Dir, name), 0o755); err != nil {
+	if err := os.MkdirAll(s.dirOf(name), 0o755); err != nil {
 		return nil, err
 	}
 	return peer.StartOurs(ctx, program, name, s.cfg.Dir, s.certs, s.Origin)
+}
+
+// dirOf is the directory of one of ours.
+func (s *Stand) dirOf(name string) string { return filepath.Join(s.cfg.Dir, name) }
+
+// kept is how much of the disk a program may keep from one row for the next, of which none needs it.
+const kept = 1 << 30
+
+// tidy empties the caches that have grown.
+func (s *Stand) tidy(ctx context.Context) error {
+	var errs []error
+	if s.ours != nil {
+		errs = append(errs, s.ours.Tidy(ctx, kept))
+	}
+	if s.before != nil {
+		errs = append(errs, s.before.Tidy(ctx, kept))
+	}
+	if s.nginx != nil {
+		errs = append(errs, s.nginx.Tidy(ctx, kept))
+	}
+	if s.secure != nil {
+		errs = append(errs, s.secure.Tidy(ctx, kept), s.plain.Tidy(ctx, kept))
+	}
+	return errors.Join(errs...)
 }
 
 // Close ends all programs.
