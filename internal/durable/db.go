@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -304,7 +306,8 @@ func (b batch) store(tx *bolt.Tx) error {
 		if err != nil {
 			return err
 		}
-		for key, value := range values {
+		for _, key := range slices.Sorted(maps.Keys(values)) { // in order, each finds its page at hand
+			value := values[key]
 			if value == nil {
 				err = bucket.Delete([]byte(key))
 			} else {

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -235,7 +236,7 @@ func (s *Store) Close() error {
 		most, err = s.handOver(st, most)
 		errs = append(errs, err)
 	}
-	s.saveTouched()
+	s.saveTouched(math.MaxInt)
 	s.syncSmall()
 	s.syncLeftovers()
 	errs = append(errs, s.db.Close())

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/store/storetest"
@@ -417,12 +418,48 @@ func TestHotSetSurvivesScanOverRestart(t *testing.T) {
 	for i := range uint64(400) {
 		storetest.Put(t, s, storetest.Bytes(1000+i, 40_000))
 		if i == 150 {
-			s.saveTouched()
+			s.saveTouched(1 << 20)
 			restart()
 		}
 	}
 	if hits := hot(); hits < 18 {
 		t.Errorf("%d of 20 hot blobs are left after a scan", hits)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// However many blobs were used, an upkeep writes some of them, and the next ones the rest.
+func TestLastUsesAreWrittenInTurns(t *testing.T) {
+	t.Parallel()
+	const many = 2*touchedAtOnce + touchedAtOnce/2
+	dir := t.TempDir()
+	manyBlobs(t, dir, many, false)
+	s, err := Open(Config{Directory: dir, MaxSize: 1 << 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := s.now().Add(time.Hour).Unix()
+	s.mu.Lock()
+	for _, e := range s.index {
+		s.use(e, later)
+	}
+	s.mu.Unlock()
+	written := func() (n int) {
+		s.db.Scan(bucketBlobs, "", func(_ string, value []byte) bool {
+			if e, _ := parseRecord(value); e.used == later {
+				n++
+			}
+			return true
+		})
+		return n
+	}
+	for _, want := range []int{touchedAtOnce, 2 * touchedAtOnce, many, many} {
+		s.upkeep()
+		if n := written(); n != want {
+			t.Errorf("%d are written, want %d", n, want)
+		}
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -157,17 +157,18 @@ func (s *Store) restore(e *entry) {
 	s.space.blobs += blocks(e.size)
 }
 
-// saveTouched writes the last uses behind.
-func (s *Store) saveTouched() {
+// saveTouched writes last uses behind, the oldest, and no more than most.
+func (s *Store) saveTouched(most int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, e := range s.touched {
+	n := min(len(s.touched), most)
+	for _, e := range s.touched[:n] {
 		e.touched = false
 		if !e.gone {
 			s.db.Put(bucketBlobs, string(e.digest), e.record())
 		}
 	}
-	s.touched = nil
+	s.touched = slices.Delete(s.touched, 0, n)
 }
 
 // inactive lists the blobs that nobody has opened since the time given. The caller holds mu. A use in the future is taken

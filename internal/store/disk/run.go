@@ -12,6 +12,9 @@ import (
 const (
 	// upkeep is how often Run looks after the store: what a crash loses of the last uses and of what is staged.
 	upkeep = 5 * time.Second
+	// touchedAtOnce is how many last uses are written then. A record costs the database a page: those of all that a busy
+	// proxy gives out would keep a core from it for a while.
+	touchedAtOnce = 1000
 	// sweepsPerLife is how often, in the time that a blob may be inactive, we look for those that are, and sweepAtMost how
 	// long a process that is started anew every day takes to do so.
 	sweepsPerLife = 20
@@ -50,7 +53,7 @@ func (s *Store) Run(ctx context.Context) error {
 
 // upkeep writes behind, and brings the account in line with the database's size.
 func (s *Store) upkeep() {
-	s.saveTouched()
+	s.saveTouched(touchedAtOnce)
 	s.syncSmall()
 	s.checkpoint()
 	s.syncLeftovers()
