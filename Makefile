@@ -34,7 +34,7 @@ test-long: check-fmt vet
 	LONG=1 $(MAKE) test-packages
 	scripts/go-test-race -timeout=60m -count=5 -shuffle=on
 	scripts/fuzz $(FUZZTIME)
-	LONG=1 $(GO) test -timeout=120m ./internal/app ./internal/store/disk
+	LONG=1 $(GO) test -timeout=120m ./internal/app ./internal/setup ./internal/store/disk
 	$(GO) test -timeout=60m -count=2 -shuffle=on ./test/e2e/
 	LONG=1 $(GO) test -timeout=90m -count=1 -shuffle=on ./test/e2e/
 	$(GO) test -C deploy/check -timeout=60m -count=1 ./...

@@ -301,6 +301,33 @@ func TestMachinesThatChange(t *testing.T) {
 			t.Errorf("daemon.json is %q", got)
 		}
 	})
+	t.Run("a drop-in that was edited, and another beside it", func(t *testing.T) {
+		t.Parallel()
+		m := newClientMachine(t, "docker.service")
+		m.mustRun(script(address, "docker"))
+		edited, beside := dropinOf("docker.service"), "etc/systemd/system/docker.service.d/10-mine.conf"
+		mine := map[string]string{edited: m.read(edited) + "LimitNOFILE=65536\n", beside: "[Service]\nEnvironment=\"A=b\"\n"}
+		for file, content := range mine {
+			m.write(file, content, 0o600)
+		}
+		if out, err := m.run(script(address, "docker?no_proxy=.svc")); err == nil || !strings.Contains(out, "nothing is written over it") {
+			t.Errorf("the script runs over the edited one: err = %v, %s", err, out)
+		}
+		if out := m.mustRun(script(address, "docker/undo")); !strings.Contains(out, "zz-container-registry-proxy.conf was changed since") {
+			t.Errorf("undo: %s", out)
+		}
+		if out := m.mustRun(script(address, "docker/undo")); !strings.Contains(out, "nothing was changed") {
+			t.Errorf("second undo: %s", out)
+		}
+		for file, content := range mine {
+			if got := m.read(file); got != content {
+				t.Errorf("%s is %q, want %q", file, got, content)
+			}
+		}
+		if tree := m.tree(); m.read(anchor) != "" || strings.Contains(tree, "container-registry-proxy-setup") {
+			t.Errorf("more than the user's own is left:\n%s", tree)
+		}
+	})
 	t.Run("a proxy that moves", func(t *testing.T) {
 		t.Parallel()
 		m := newClientMachine(t, "docker.service")

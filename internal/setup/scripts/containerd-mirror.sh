@@ -37,7 +37,7 @@ write() {
 $(hosts)
 END
 	done
-	changed_hosts=$changed changed=
+	changed_hosts=$changed changed=$resumed
 	looks || put "$config" <<END
 version = 2
 [plugins."io.containerd.grpc.v1.cri".registry]

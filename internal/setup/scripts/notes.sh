@@ -12,11 +12,15 @@ fail() {
 
 command -v cksum >/dev/null || fail "cksum is not here, which tells files of ours from others"
 
-# noted FILE [PATH]: how the content of a file at a path is noted. Some cksum adds a name to what it says.
-noted() { echo "$(cksum <"$1" | cut -d' ' -f1,2) ${2-$1}"; }
+# How content is noted, and how a FILE is. Some cksum adds a name to what it says.
+sum() { cksum | cut -d' ' -f1,2; }
+noted() { echo "$(sum <"$1") $1"; }
 
 # ours FILE: a script of this proxy made it, and nobody has changed it since.
 ours() { cat "$state"/* 2>/dev/null | grep -qxF "$(noted "$1")"; }
 
 # theirs FILE: it is there, and not ours.
 theirs() { [ -e "$1" ] && ! ours "$1"; }
+
+# The name of a file until all of it is written.
+new=.container-registry-proxy.new

@@ -10,7 +10,7 @@ END
 
 # set_up UNIT
 set_up() {
-	changed=
+	changed=$resumed
 	put "/etc/systemd/system/$1.d/zz-container-registry-proxy.conf" <<END
 $(dropin)
 END
@@ -36,6 +36,7 @@ main() {
 	for unit in $units; do
 		set_up "$unit"
 	done
+	rm -f "$unfinished"
 }
 
 main # at the end, so that half a script does nothing

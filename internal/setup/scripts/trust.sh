@@ -21,11 +21,17 @@ END
 }
 
 trust() {
+	[ "$(cat "$authority" 2>/dev/null)" = "$(certificates)" ] || {
+		begin
+		: >"$state/untrusted" # for the scripts of other clients, if this one is cut off
+	}
 	put "$authority" <<END
 $(certificates)
 END
-	[ -z "$changed" ] || "$update" || {
+	[ -n "$changed" ] || [ -e "$state/untrusted" ] || return 0
+	"$update" || {
 		rm -f "$authority" # so that the next run tries again
 		fail "$update does not take the authority"
 	}
+	rm -f "$state/untrusted"
 }
