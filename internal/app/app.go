@@ -49,6 +49,7 @@ func Run(ctx context.Context, environ []string, stdout, stderr io.Writer) error 
 		return errors.Join(err, a.Close(context.Background()))
 	}
 	a.greet(stdout)
+	a.tell(stateReady)
 	return a.Serve(ctx)
 }
 
@@ -138,6 +139,7 @@ func (a *App) Serve(ctx context.Context) error {
 	a.state.Store(serving)
 	<-failed.Done()
 	a.state.Store(draining)
+	a.tell(stateStopping)
 	if ctx.Err() != nil {
 		a.log.Info("draining", "bound", drainTimeout.String())
 	}
