@@ -162,9 +162,15 @@ func (e *engine) try(t *testing.T, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// originOn starts Debian's docker-registry on the bridge of an engine, over TLS, under a name that only those know who are
-// told, with an image.
+// originOn starts Debian's docker-registry on the bridge of an engine.
 func originOn(t *testing.T, e *engine, world *registrytest.World, name string, img registrytest.Image) origin {
+	t.Helper()
+	return originIn(t, e.network, gateway, world, name, img)
+}
+
+// originIn starts Debian's docker-registry at an address of a network, over TLS, under a name that only those know who are
+// told, with an image.
+func originIn(t *testing.T, n *network, address string, world *registrytest.World, name string, img registrytest.Image) origin {
 	t.Helper()
 	need(t, "docker-registry")
 	dir := t.TempDir()
@@ -173,10 +179,10 @@ func originOn(t *testing.T, e *engine, world *registrytest.World, name string, i
 log: {level: error, accesslog: {disabled: false}}
 storage: {filesystem: {rootdirectory: %s}}
 http: {addr: "%s:5000", tls: {certificate: %s, key: %s}}
-`, filepath.Join(dir, "data"), gateway, crt, key)
-	d := command{args: e.network.enter("docker-registry", "serve", writeFile(t, filepath.Join(dir, "config.yml"), config))}.start(t)
+`, filepath.Join(dir, "data"), address, crt, key)
+	d := command{args: n.enter("docker-registry", "serve", writeFile(t, filepath.Join(dir, "config.yml"), config))}.start(t)
 	o := origin{host: name + ":5000", image: img, blobGETs: func() int { return len(blobGET.FindAllString(d.text(), -1)) }}
-	client := e.network.client(t, directly(world), map[string]string{name: gateway})
+	client := n.client(t, directly(world), map[string]string{name: address})
 	d.awaitReady(answers(client, "https://"+o.host+"/v2/"))
 	push(t, client, o, "")
 	return o

@@ -11,9 +11,21 @@ import (
 
 const helloSource = `package main
 
-import "fmt"
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
 
-func main() { fmt.Println("hello from a layer") }
+func main() {
+	fmt.Println("hello from a layer")
+	if len(os.Args) > 1 { // until it is told to end
+		told := make(chan os.Signal, 1)
+		signal.Notify(told, syscall.SIGINT, syscall.SIGTERM)
+		<-told
+	}
+}
 `
 
 // hello is a static program, built once.
@@ -36,11 +48,17 @@ var hello = sync.OnceValues(func() ([]byte, error) {
 // newImage makes an image that runs: a program and two layers of bytes that are like no other image's.
 func newImage(t *testing.T, seed uint64) registrytest.Image {
 	t.Helper()
+	return newImageOf(t, seed, "/bin/hello")
+}
+
+// newImageOf makes one whose program gets arguments; with any, it goes on until it is told to end.
+func newImageOf(t *testing.T, seed uint64, entry ...string) registrytest.Image {
+	t.Helper()
 	program, err := hello()
 	if err != nil {
 		t.Fatalf("build the program of the image: %v", err)
 	}
-	return registrytest.NewImage([]string{"/bin/hello"},
+	return registrytest.NewImage(entry,
 		registrytest.LayerOf(map[string][]byte{"bin/hello": append(program, registrytest.Bytes(seed, 16)...)}),
 		registrytest.Layer(seed, 3<<20), registrytest.Layer(seed+1, 40<<10))
 }

@@ -152,7 +152,13 @@ func (d *daemon) text() string {
 // awaitReady polls until the program is ready, and ends the test if it ends or takes too long.
 func (d *daemon) awaitReady(ready func() error) {
 	d.t.Helper()
-	deadline := time.Now().Add(startTimeout)
+	d.awaitWithin(startTimeout, ready)
+}
+
+// awaitWithin does the same for a program that takes its time.
+func (d *daemon) awaitWithin(bound time.Duration, ready func() error) {
+	d.t.Helper()
+	deadline := time.Now().Add(bound)
 	for {
 		err := ready()
 		if err == nil {
@@ -164,7 +170,7 @@ func (d *daemon) awaitReady(ready func() error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			d.t.Fatalf("%s is not ready after %s: %v", d.name, startTimeout, err)
+			d.t.Fatalf("%s is not ready after %s: %v", d.name, bound, err)
 		}
 	}
 }

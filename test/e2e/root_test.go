@@ -80,11 +80,18 @@ func startRoot(t *testing.T, p *proxy, prepare string) *root {
 // startRootOf is startRoot upon another file system than this machine's.
 func startRootOf(t *testing.T, p *proxy, lower, prepare string) *root {
 	t.Helper()
-	need(t, "ip", "nsenter", "pivot_root", "unshare", "curl", "update-ca-certificates")
+	need(t, "curl", "update-ca-certificates")
 	n := newNetwork(t)
 	host, _, _ := strings.Cut(proxyAddress, ":")
 	command{args: n.enter("ip", "address", "add", host+"/32", "dev", "lo")}.run(t)
 	n.serve(t, p.address)
+	return newRoot(t, n, lower, prepare)
+}
+
+// newRoot makes a machine in a network.
+func newRoot(t *testing.T, n *network, lower, prepare string) *root {
+	t.Helper()
+	need(t, "nsenter", "pivot_root", "unshare")
 	script := "cd " + shortDir(t) + "\nlower=" + lower + "\n" + makeRoot + prepare + enterRoot
 	d := command{args: n.enter("unshare", "--mount", "sh", "-c", script)}.start(t)
 	d.awaitReady(func() error {
