@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"container-registry-proxy/internal/oci"
@@ -19,27 +20,44 @@ func long(t *testing.T, why string) {
 	}
 }
 
-// BuildKit is no package of Debian 12. Its daemon, configured by the script, builds upon images that it pulls.
+// buildKit is a directory of all tests, with BuildKit's programs, which Debian 12 has no package of.
+var buildKit = sync.OnceValues(func() (string, error) {
+	programs, err := os.MkdirTemp("", "buildkit-")
+	if err != nil {
+		return "", err
+	}
+	out, err := goCommand("build", "-C", "../buildkit", "-trimpath", "-ldflags=-s -w", "-o", programs+"/",
+		"github.com/moby/buildkit/cmd/buildctl", "github.com/moby/buildkit/cmd/buildkitd").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build BuildKit: %w\n%s", err, out)
+	}
+	return programs, nil
+})
+
 func TestSetUpBuildKit(t *testing.T) {
 	t.Parallel()
 	long(t, "building BuildKit takes minutes")
+	setsUpBuildKit(t, startRoot)
+}
+
+// setsUpBuildKit has BuildKit's daemon, configured by the script, build upon images that it pulls.
+func setsUpBuildKit(t *testing.T, machine makeMachine) {
+	t.Helper()
 	need(t, "runc")
-	programs := t.TempDir()
-	build := goCommand("build", "-C", "../buildkit", "-trimpath", "-ldflags=-s -w", "-o", programs+"/",
-		"github.com/moby/buildkit/cmd/buildctl", "github.com/moby/buildkit/cmd/buildkitd")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build BuildKit: %v\n%s", err, out)
-	}
-	prepare := fmt.Sprintf(`cp %s/* usr/local/bin/
+	for _, path := range []string{"buildkit", "buildkit?mode=mirror"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			programs, err := buildKit()
+			if err != nil {
+				t.Fatal(err)
+			}
+			prepare := fmt.Sprintf(`cp %s/* usr/local/bin/
 echo '[Service]' >lib/systemd/system/buildkit.service
 mkdir -p var/lib/buildkit
 mount -t tmpfs tmpfs var/lib/buildkit
 `, programs)
-	for _, path := range []string{"buildkit", "buildkit?mode=mirror"} {
-		t.Run(path, func(t *testing.T) {
-			t.Parallel()
 			c := configured{path: path, prepare: prepare, told: restarted("buildkit.service"), clients: []func(*root) client{newBuildKit}}
-			c.test(t, startRoot)
+			c.test(t, machine)
 		})
 	}
 }

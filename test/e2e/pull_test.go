@@ -86,10 +86,16 @@ func pullTwice(t *testing.T, c client, p *proxy, o origin) {
 		t.Errorf("first pull: the registry saw %d GETs of blobs, outcomes %q, want misses", asked, first)
 	}
 	c.wipe(t, o.reference())
+	pullAgain(t, c, p, o)
+	c.wipe(t, o.reference())
+}
+
+// pullAgain pulls what is in the cache.
+func pullAgain(t *testing.T, c client, p *proxy, o origin) {
+	t.Helper()
 	asked, seen := o.blobGETs(), len(p.records("blob", o.host))
 	pullOnce(t, c, o)
 	wantNoBlobs(t, p, o, asked, seen)
-	c.wipe(t, o.reference())
 }
 
 func pullOnce(t *testing.T, c client, o origin) {

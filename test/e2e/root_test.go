@@ -68,7 +68,7 @@ exec sleep infinity
 const fewRoots = `grep -v '^[#!]' etc/ca-certificates.conf | head -n 8 >run/roots
 mv run/roots etc/ca-certificates.conf
 rm -f etc/ssl/certs/*.*
-chroot . update-ca-certificates
+TMPDIR=/run chroot . update-ca-certificates
 `
 
 // startRoot makes a machine with a proxy in its network. More shell commands prepare it; they run in its root directory.

@@ -19,6 +19,8 @@ type configured struct {
 	told string
 	// clients are what starts them, once the script has run.
 	clients []func(r *root) client
+	// file is what the script makes for a client that cannot be had here, and text all that is in it.
+	file, text string
 	// hubOnly is for clients that can have a mirror of Docker Hub alone.
 	hubOnly bool
 }
@@ -80,6 +82,11 @@ func (c configured) test(t *testing.T, machine makeMachine) {
 	r.run(line)
 	if got := r.calls(); got != c.told {
 		t.Errorf("systemctl was told\n%s\nwant\n%s", got, c.told)
+	}
+	if c.file != "" {
+		if got := r.run("cat " + c.file); got != strings.TrimSpace(c.text) {
+			t.Errorf("%s is\n%s\nwant\n%s", c.file, got, c.text)
+		}
 	}
 	after := r.tree()
 	r.run(line)
@@ -156,9 +163,11 @@ func newDockerd(r *root) client {
 	}
 }
 
-func newCRI(r *root) client {
+func newCRI(r *root) client { return newContainerd(r, r.environment("containerd.service")) }
+
+func newContainerd(r *root, environ []string) client {
 	const ctr = "ctr --namespace k8s.io "
-	d := r.start("containerd.service", "containerd --log-level warn")
+	d := r.command("exec containerd --log-level warn", environ...).start(r.t)
 	d.awaitReady(succeeds(r.command("ctr version"), r.t))
 	return &shellClient{
 		root: r, containerd: r.path("run/containerd/containerd.sock"),
