@@ -63,9 +63,8 @@ func TestLimitServesTheBlob(t *testing.T) {
 	}
 }
 
-// What a process costs grows with what it does, and nothing is left of it once it was stopped.
-func TestAccounts(t *testing.T) {
-	t.Parallel()
+func startOrigin(t *testing.T) *Origin {
+	t.Helper()
 	certs, err := NewCertificates(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +73,14 @@ func TestAccounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = o.Stop() }()
+	t.Cleanup(func() { _ = o.Stop() })
+	return o
+}
+
+// What a process costs grows with what it does, and nothing is left of it once it was stopped.
+func TestAccounts(t *testing.T) {
+	t.Parallel()
+	o := startOrigin(t)
 	before, err := o.CPU()
 	if err != nil {
 		t.Fatal(err)
@@ -133,15 +139,7 @@ func TestRestart(t *testing.T) {
 // A program whose cache has grown begins anew without it; another is left alone.
 func TestTidy(t *testing.T) {
 	t.Parallel()
-	certs, err := NewCertificates(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := StartOrigin(t.Context(), t.TempDir(), certs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = o.Stop() }()
+	o := startOrigin(t)
 	o.command.Cache = filepath.Join(t.TempDir(), "cache")
 	cached := filepath.Join(o.command.Cache, "a", "b")
 	if err := errors.Join(os.MkdirAll(filepath.Dir(cached), 0o755), os.WriteFile(cached, make([]byte, 1<<20), 0o644)); err != nil {

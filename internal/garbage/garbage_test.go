@@ -95,6 +95,23 @@ func TestWhatABurstLeavesIsGivenBackAtRest(t *testing.T) {
 	}
 }
 
+// It looks by itself, as long as there is a floor.
+func TestTheFloorLooksForRest(t *testing.T) {
+	t.Setenv("GOGC", "")
+	debug.FreeOSMemory()
+	before := held()
+	defer Floor(256 << 20)()
+	for range 64 {
+		dropped = make([]byte, 1<<20)
+	}
+	dropped = nil
+	for end := time.Now().Add(time.Minute); held() > before+16<<20; time.Sleep(restEvery / 10) {
+		if time.Now().After(end) {
+			t.Fatalf("%d MiB are held at rest, %d were before", held()>>20, before>>20)
+		}
+	}
+}
+
 func TestNothingIsCollectedAtRestForLittle(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	debug.FreeOSMemory()
