@@ -33,23 +33,19 @@ func (s *Store) Open(d oci.Digest) (store.Blob, error) {
 // openEntry opens the file of an entry that is counted as opened. A file that is not what the index says is no blob.
 func (s *Store) openEntry(e *entry) (store.Blob, error) {
 	path, err := s.blobPath(e.digest)
-	var f *os.File
-	var info fs.FileInfo
-	if err == nil {
-		f, info, err = openFile(path, os.O_RDONLY)
+	if err != nil {
+		return nil, s.lost(e, err)
 	}
+	if e.size <= small {
+		return s.openSmall(e, path)
+	}
+	f, info, err := openFile(path, os.O_RDONLY)
 	if err == nil && info.Size() != e.size {
 		_ = f.Close()
 		err = fmt.Errorf("%d bytes long, want %d", info.Size(), e.size)
 	}
 	if err != nil {
-		if exhausted(err) {
-			return nil, err
-		}
 		return nil, s.lost(e, err)
-	}
-	if e.size <= small {
-		return s.openSmall(e, f)
 	}
 	sums, ok := s.knownSums(e.digest, e.size)
 	if !ok {
@@ -93,8 +89,11 @@ func hashFile(d oci.Digest, f io.Reader) (store.Proof, error) {
 }
 
 // lost takes a blob that turns out not to be on the disk off the index, and returns an error that says why and matches
-// [fs.ErrNotExist].
+// [fs.ErrNotExist]. Where the error is not the blob's, it is returned as it is.
 func (s *Store) lost(e *entry, why error) error {
+	if exhausted(why) {
+		return why
+	}
 	if errors.Is(why, fs.ErrNotExist) {
 		s.log.Info("blob is gone", "digest", e.digest)
 		s.drop(e)

@@ -89,7 +89,7 @@ func (st *stage) publish(proof store.Proof) error {
 	}
 	shard := s.dir.shard(st.digest)
 	err = s.withRoom(blockSize, func() error {
-		return s.run("mkdir", func() error { return durable.MkdirAll(shard, 0o755) })
+		return s.run("mkdir", func() error { return s.dir.makeShard(st.digest) })
 	})
 	if err != nil {
 		return err

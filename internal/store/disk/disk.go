@@ -261,6 +261,24 @@ func (d directory) staging() string           { return filepath.Join(string(d), 
 func (d directory) staged(name string) string { return filepath.Join(string(d), "staging", name) }
 func (d directory) database() string          { return filepath.Join(string(d), "metadata.db") }
 
+// makeShard makes the directory of a blob, and those of all other blobs of its algorithm, if it is not there: one fsync
+// does for all of them.
+func (d directory) makeShard(digest oci.Digest) error {
+	if _, err := os.Stat(d.shard(digest)); err == nil {
+		return nil
+	}
+	all := filepath.Dir(d.shard(digest))
+	if err := durable.MkdirAll(all, 0o755); err != nil {
+		return err
+	}
+	for i := range 256 {
+		if err := os.Mkdir(filepath.Join(all, fmt.Sprintf("%02x", i)), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return durable.SyncDir(all)
+}
+
 func (d directory) create() error {
 	for _, dir := range []string{d.blobs(), d.staging()} {
 		if err := durable.MkdirAll(dir, 0o755); err != nil {

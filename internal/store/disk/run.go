@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -15,6 +14,8 @@ const (
 	// touchedAtOnce is how many last uses are written then. A record costs the database a page: those of all that a busy
 	// proxy gives out would keep a core from it for a while.
 	touchedAtOnce = 1000
+	// surveyAfter is how long those who have waited for a start are given before the directory is walked.
+	surveyAfter = time.Second
 	// sweepsPerLife is how often, in the time that a blob may be inactive, we look for those that are, and sweepAtMost how
 	// long a process that is started anew every day takes to do so.
 	sweepsPerLife = 20
@@ -28,8 +29,11 @@ func (s *Store) Run(ctx context.Context) error {
 	var surveying sync.WaitGroup
 	defer surveying.Wait()
 	surveying.Go(func() {
-		s.survey(ctx)
-		debug.FreeOSMemory() // that and reading the index leave as much garbage as there is index
+		select {
+		case <-time.After(surveyAfter):
+			s.survey(ctx)
+		case <-ctx.Done():
+		}
 	})
 	ticker := time.NewTicker(upkeep)
 	defer ticker.Stop()

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"container-registry-proxy/internal/durable"
 	"container-registry-proxy/internal/store"
@@ -58,7 +57,7 @@ func (st *stage) publishSmall() error {
 	}
 	return s.withRoom(small, func() error {
 		defer s.names.lock(st.digest)()
-		if err := s.writeSmall(path, st.memory); err != nil {
+		if err := st.writeSmall(path); err != nil {
 			return err
 		}
 		s.unsynced.Store(true)
@@ -70,18 +69,19 @@ func (st *stage) publishSmall() error {
 	})
 }
 
-// writeSmall makes a file with these bytes, of which nothing stays if it fails. The caller holds the name.
-func (s *Store) writeSmall(path string, b []byte) error {
+// writeSmall makes the file, of which nothing stays if it fails. The caller holds the name.
+func (st *stage) writeSmall(path string) error {
+	s := st.store
 	var f *os.File
 	err := s.run("create", func() (err error) {
-		f, err = s.createBlob(path)
+		f, err = st.createBlob(path)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	err = s.run("write", func() error {
-		_, err := f.Write(b)
+		_, err := f.Write(st.memory)
 		return err
 	})
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -90,13 +90,14 @@ func (s *Store) writeSmall(path string, b []byte) error {
 	return nil
 }
 
-// createBlob makes the file of a blob, in place of one that the index does not know, and the directory if there is none.
-func (s *Store) createBlob(path string) (*os.File, error) {
+// createBlob makes an empty file, in place of one that the index does not know, and the directory if there is none.
+func (st *stage) createBlob(path string) (*os.File, error) {
+	s := st.store
 	create := func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444) }
 	f, err := create()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = s.run("mkdir", func() error { return durable.MkdirAll(filepath.Dir(path), 0o755) })
+		err = s.run("mkdir", func() error { return s.dir.makeShard(st.digest) })
 	case errors.Is(err, fs.ErrExist):
 		if _, err = statFile(path); err == nil {
 			err = s.unlink(path)
@@ -111,15 +112,13 @@ func (s *Store) createBlob(path string) (*os.File, error) {
 }
 
 // openSmall reads a small blob, whose entry is counted as opened, and hashes it.
-func (s *Store) openSmall(e *entry, f *os.File) (store.Blob, error) {
-	b := make([]byte, e.size)
-	verifier := store.NewVerifier(e.digest)
-	_, err := io.ReadFull(f, b)
+func (s *Store) openSmall(e *entry, path string) (store.Blob, error) {
+	b, err := readSmall(path, e.size)
 	if err == nil {
+		verifier := store.NewVerifier(e.digest)
 		_, _ = verifier.Write(b)
 		_, err = verifier.Proof()
 	}
-	_ = f.Close() // it was read
 	if err != nil {
 		return nil, s.lost(e, err)
 	}

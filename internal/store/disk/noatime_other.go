@@ -1,0 +1,6 @@
+//go:build !linux
+
+package disk
+
+// noAtime asks for nothing here.
+const noAtime = 0
