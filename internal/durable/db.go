@@ -18,7 +18,7 @@ import (
 )
 
 // flushEvery is how long a write may wait for the disk. All writes of that time cost one fsync.
-const flushEvery = 100 * time.Millisecond
+const flushEvery = time.Second
 
 // DB is an embedded key-value store, written behind: a write returns at once, is seen by all reads that follow, and
 // becomes durable within [flushEvery] of [DB.Run] or at [DB.Close]. Nothing in it may be needed for correctness: a
@@ -131,7 +131,8 @@ func (db *DB) Get(bucket, key string) ([]byte, bool) {
 	return value, value != nil
 }
 
-// Scan visits the keys that begin with prefix, in no order, until visit returns false. Visit must not use the DB.
+// Scan visits the keys that begin with prefix, in no order, until visit returns false. Visit must not use the DB, nor keep
+// or change the value.
 func (db *DB) Scan(bucket, prefix string, visit func(key string, value []byte) bool) {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
@@ -155,7 +156,7 @@ func (db *DB) Scan(bucket, prefix string, visit func(key string, value []byte) b
 		}
 		cursor := b.Cursor()
 		for k, v := cursor.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = cursor.Next() {
-			if _, newer := unwritten[string(k)]; !newer && !visit(string(k), bytes.Clone(v)) {
+			if _, newer := unwritten[string(k)]; !newer && !visit(string(k), v) {
 				return
 			}
 		}
