@@ -26,8 +26,6 @@ const (
 	// largePerCore bounds the responses that have the large buffer. A core fills one at a time; the others wait for
 	// their sockets. What thousands of slow readers take at first would otherwise be memory for as many.
 	largePerCore = 16
-	// tiny is what net/http keeps until the handler returns, and then sends together with the head.
-	tiny = 2 << 10
 )
 
 // larges is how many responses have the large buffer.
@@ -89,15 +87,12 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 	}
 }
 
-// sendMemory is send for a body that is in memory: it leaves with its head.
-func sendMemory(out io.Writer, w http.ResponseWriter, r *http.Request, body *bytes.Reader) (err error) {
-	if body.Len() > tiny {
-		conn := gather.From(r)
-		conn.Start()
-		defer func() { err = errors.Join(err, http.NewResponseController(w).Flush(), conn.Stop()) }()
-	}
-	_, err = body.WriteTo(out)
-	return err
+// sendMemory is send for a body that is in memory: it leaves with its head, before the handler's work is over.
+func sendMemory(out io.Writer, w http.ResponseWriter, r *http.Request, body *bytes.Reader) error {
+	conn := gather.From(r)
+	conn.Start()
+	_, err := body.WriteTo(out)
+	return errors.Join(err, http.NewResponseController(w).Flush(), conn.Stop())
 }
 
 // gone marks an error of writing to the client.
