@@ -15,15 +15,20 @@ const (
 	// delay is how long a line may wait for others: less than anybody who watches a log would notice, and all that is
 	// lost of it when the process is killed.
 	delay = 10 * time.Millisecond
-	// most is how much is held: what a pipe takes at once. Whoever writes more waits for the reader, as without it.
-	most = 64 << 10
+	// most is how much is held: what a pipe takes at once, less a line. Whoever adds to more waits for the reader, as without
+	// it.
+	most = 60 << 10
 )
 
-// Writer gathers lines. It is safe for concurrent use.
+// Writer gathers lines. It is safe for concurrent use: while some lines are being written, others are gathered, so that
+// only those wait for a slow reader who come when there is no room.
 type Writer struct {
 	out io.Writer
 
-	mu    sync.Mutex // guards the fields that follow, and keeps writes in order: it is held while writing
+	sending sync.Mutex // held while lines are on their way, which keeps them in order; taken before mu
+	sent    []byte     // what was sent last, whose memory is used again
+
+	mu    sync.Mutex // guards the fields that follow
 	last  time.Time  // when something left
 	held  []byte
 	timer *time.Timer // sends what is held
@@ -42,39 +47,49 @@ func New(out io.Writer) *Writer {
 // Write takes p, and sends it at once where nothing has left for a while. An error is one of out, and may be about lines
 // that were written before.
 func (w *Writer) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.held) == 0 && time.Since(w.last) >= delay {
-		w.last = time.Now()
-		return w.out.Write(p)
-	}
-	if len(w.held)+len(p) > most {
-		if err := w.flush(); err != nil {
+	if w.hold(p) {
+		if err := w.Flush(); err != nil {
 			return 0, err
 		}
 	}
-	if len(w.held) == 0 {
+	return len(p), nil
+}
+
+// hold takes p, and reports whether it is time to send what is held.
+func (w *Writer) hold(p []byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := len(w.held) == 0
+	w.held = append(w.held, p...)
+	if len(w.held) > most || first && time.Since(w.last) >= delay {
+		return true
+	}
+	if first {
 		w.timer.Reset(delay)
 	}
-	w.held = append(w.held, p...)
-	return len(p), nil
+	return false
 }
 
 // Flush sends what is held.
 func (w *Writer) Flush() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.flush()
-}
-
-// flush is Flush. The caller holds mu.
-func (w *Writer) flush() error {
-	w.timer.Stop()
-	if len(w.held) == 0 {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	lines := w.take()
+	if len(lines) == 0 {
 		return nil
 	}
-	w.last = time.Now()
-	_, err := w.out.Write(w.held)
-	w.held = w.held[:0]
+	_, err := w.out.Write(lines)
 	return err
+}
+
+// take returns what is held. The caller sends it.
+func (w *Writer) take() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer.Stop()
+	if len(w.held) > 0 {
+		w.last = time.Now()
+	}
+	w.held, w.sent = w.sent[:0], w.held
+	return w.sent
 }
