@@ -22,6 +22,7 @@ const (
 	p99            = "p99_ms"
 	wholeGets      = "whole_gets"
 	upstreamShare  = "upstream_share"
+	busy           = "cores_busy"
 	firstLag       = "first_lag_s"
 	lastOverLeader = "last_over_leader"
 	kibEach        = "kib_each"

@@ -47,11 +47,15 @@ func (s *Stand) cold(ctx context.Context, column string, clients int, size, rate
 		return nil, err
 	}
 	answers := make([]load.Answer, clients)
-	used, err := charge(d.Process, func() error {
-		return load.Parallel(clients, clients, func(i int) (err error) {
-			answers[i], err = open[i].Get(ctx, load.Request{Path: blobPath(digest)})
-			return err
+	var share float64
+	used, err := charge(d.Process, func() (err error) {
+		share, err = whileBusy(func() error {
+			return load.Parallel(clients, clients, func(i int) (err error) {
+				answers[i], err = open[i].Get(ctx, load.Request{Path: blobPath(digest)})
+				return err
+			})
 		})
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -71,7 +75,7 @@ func (s *Stand) cold(ctx context.Context, column string, clients int, size, rate
 	return Sample{
 		took: ms(last.Took), firstByte: ms(leader.First), firstLag: (answers[clients-1].First - leader.First).Seconds(),
 		lastOverLeader: float64(last.Took) / float64(leader.Took), "leader_ms": ms(leader.Took),
-		cpuPerGiB: used.Seconds() / (float64(size) * float64(clients) / gib), "ms_per_gib": ms(last.Took) / (float64(size) / gib),
+		cpuPerGiB: used.Seconds() / (float64(size) * float64(clients) / gib), busy: share, "ms_per_gib": ms(last.Took) / (float64(size) / gib),
 		wholeGets: float64(asked.BlobGets), "range_gets": float64(asked.BlobRanges), upstreamShare: float64(asked.Bytes) / float64(size),
 	}, nil
 }
@@ -123,14 +127,18 @@ func (s *Stand) pull(ctx context.Context, column string, nodes int, image *pulle
 	d := s.door(column, intercepted)
 	var mu sync.Mutex // guards whole and first
 	var whole, first []time.Duration
-	used, err := charge(d.Process, func() error {
-		return load.Parallel(nodes, nodes, func(int) error {
-			w, f, err := node(ctx, d.Target, image)
-			mu.Lock()
-			defer mu.Unlock()
-			whole, first = append(whole, w), append(first, f)
-			return err
+	var share float64
+	used, err := charge(d.Process, func() (err error) {
+		share, err = whileBusy(func() error {
+			return load.Parallel(nodes, nodes, func(int) error {
+				w, f, err := node(ctx, d.Target, image)
+				mu.Lock()
+				defer mu.Unlock()
+				whole, first = append(whole, w), append(first, f)
+				return err
+			})
 		})
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -144,7 +152,7 @@ func (s *Stand) pull(ctx context.Context, column string, nodes int, image *pulle
 	asked := after.Minus(before)
 	return Sample{
 		p50: ms(load.Quantile(whole, 0.5)), took: ms(whole[len(whole)-1]), firstByte: ms(load.Quantile(first, 0.5)),
-		cpuPerGiB:     used.Seconds() / (float64(image.bytes) * float64(nodes) / gib),
+		cpuPerGiB: used.Seconds() / (float64(image.bytes) * float64(nodes) / gib), busy: share,
 		upstreamShare: float64(asked.Bytes) / float64(image.bytes), "manifest_gets": float64(asked.ManifestGets),
 	}, nil
 }

@@ -21,7 +21,10 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 			return nil, err
 		}
 		return func(ctx context.Context, column string) (Sample, error) {
-			if column == Nginx {
+			switch column {
+			case LimitHTTP: // has nothing to fill
+				return hitsAlone(ctx, s.door(column, intercepted), scale.ObjectsHits)
+			case Nginx:
 				m := many{stand: s, door: s.door(column, intercepted), digests: digests}
 				return m.measure(ctx, scale.ObjectsFor, scale.ObjectsHits)
 			}
@@ -50,7 +53,12 @@ type many struct {
 	profiled *peer.Ours
 }
 
-const objectConns = 32
+const (
+	objectConns = 32
+	// afterRestart is how long a program rests that has been started again: ours gives back within that time what it needed
+	// to read its index.
+	afterRestart = 8 * time.Second
+)
 
 // measure fills for no longer than limit, 0 being no limit, and then takes hits of what was filled.
 func (m *many) measure(ctx context.Context, limit time.Duration, hits int) (Sample, error) {
@@ -69,14 +77,35 @@ func (m *many) measure(ctx context.Context, limit time.Duration, hits int) (Samp
 		return nil, err
 	}
 	profile = m.profile(ctx, "hit")
-	stats, err := load.Pull(ctx, open, hits, func(int) load.Request { return load.Request{Path: blobPath(m.digests[rand.IntN(m.filled)])} })
+	err = takeHits(ctx, open, hits, sample, func() string { return blobPath(m.digests[rand.IntN(m.filled)]) })
 	if err = errors.Join(err, <-profile); err != nil {
 		return nil, err
 	}
-	sample[p99], sample[perSecond] = ms(load.Quantile(stats.Each, 0.99)), float64(hits)/stats.Took.Seconds()
 	load.CloseAll(open)
 	open = nil
 	return sample, m.restart(ctx, sample, empty)
+}
+
+// takeHits measures hits over all the connections.
+func takeHits(ctx context.Context, open []*load.Conn, hits int, sample Sample, path func() string) error {
+	stats, err := load.Pull(ctx, open, hits, func(int) load.Request { return load.Request{Path: path()} })
+	if err != nil {
+		return err
+	}
+	sample[p50], sample[p99] = ms(load.Quantile(stats.Each, 0.5)), ms(load.Quantile(stats.Each, 0.99))
+	sample[perSecond] = float64(hits) / stats.Took.Seconds()
+	return nil
+}
+
+// hitsAlone measures the hits alone, of a program whose answers are all the same.
+func hitsAlone(ctx context.Context, d door, hits int) (Sample, error) {
+	open, err := load.DialAll(ctx, d.Target, objectConns, load.Options{})
+	defer load.CloseAll(open)
+	if err != nil {
+		return nil, err
+	}
+	sample := Sample{}
+	return sample, takeHits(ctx, open, hits, sample, func() string { return "/" })
 }
 
 // profile takes a profile of what begins now and returns what came of it.
@@ -162,7 +191,7 @@ func (m *many) restart(ctx context.Context, sample Sample, empty int64) error {
 		return err
 	}
 	sample[upstreamShare] = float64(after.Minus(before).Bytes)
-	loaded, err := m.stand.rested(m.door, time.Second)
+	loaded, err := m.stand.rested(m.door, afterRestart)
 	sample[bytesEach] = float64(loaded-empty) / float64(m.filled)
 	return err
 }

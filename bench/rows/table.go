@@ -155,6 +155,7 @@ func image(scale Scale, nodes int, warm bool) Row {
 		row.Name, row.Title = fmt.Sprintf("image-warm-%d", nodes), fmt.Sprintf("image of 12 layers, 128 MiB, 3 at a time, %d nodes, warm", nodes)
 		row.Claims = []Claim{
 			{What: "p50 of a node's pull", Metric: p50, Over: Relay, AtMost: 0.5},
+			{What: "CPU per GiB", Metric: cpuPerGiB, Over: Relay, AtMost: 0.5},
 			{What: "bytes from upstream", Metric: upstreamShare, Zero: true},
 		}
 		return row
@@ -194,10 +195,11 @@ func slow(scale Scale) Row {
 
 func objects(scale Scale) Row {
 	return Row{
-		Name: "objects", Title: fmt.Sprintf("%d blobs of 4 KiB, 32 connections", scale.Objects), Columns: []string{Ours, Nginx}, Rounds: 1,
+		Name: "objects", Title: fmt.Sprintf("%d blobs of 4 KiB, 32 connections", scale.Objects), Columns: []string{Ours, Nginx, LimitHTTP}, Rounds: 1,
 		Claims: []Claim{
 			{What: "fills per second", Metric: fillRate, Over: Nginx, AtLeast: 3},
 			{What: "p99 of a hit", Metric: p99, Over: Nginx, AtMost: 1},
+			{What: "p99 of a hit", Metric: p99, Over: LimitHTTP, AtMost: 2},
 			{What: "memory, bytes a blob", Metric: bytesEach, AtMost: 300},
 			{What: "restart to first hit, s", Metric: restart, AtMost: 0.3},
 			{What: "bytes from upstream after it", Metric: upstreamShare, Zero: true},
