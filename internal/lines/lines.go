@@ -28,10 +28,11 @@ type Writer struct {
 	sending sync.Mutex // held while lines are on their way, which keeps them in order; taken before mu
 	sent    []byte     // what was sent last, whose memory is used again
 
-	mu    sync.Mutex // guards the fields that follow
-	last  time.Time  // when something left
-	held  []byte
-	timer *time.Timer // sends what is held
+	mu      sync.Mutex // guards the fields that follow
+	leaving bool       // lines are on their way
+	last    time.Time  // when some left
+	held    []byte
+	timer   *time.Timer // sends what is held
 }
 
 // New returns a writer to out. Each Write to it is one or more whole lines.
@@ -61,7 +62,7 @@ func (w *Writer) hold(p []byte) bool {
 	defer w.mu.Unlock()
 	first := len(w.held) == 0
 	w.held = append(w.held, p...)
-	if len(w.held) > most || first && time.Since(w.last) >= delay {
+	if len(w.held) > most || first && !w.leaving && time.Since(w.last) >= delay {
 		return true
 	}
 	if first {
@@ -79,17 +80,21 @@ func (w *Writer) Flush() error {
 		return nil
 	}
 	_, err := w.out.Write(lines)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leaving = false
 	return err
 }
 
-// take returns what is held. The caller sends it.
+// take returns what is held, for the caller to send.
 func (w *Writer) take() []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer.Stop()
-	if len(w.held) > 0 {
-		w.last = time.Now()
+	if len(w.held) == 0 {
+		return nil
 	}
+	w.leaving, w.last = true, time.Now()
 	w.held, w.sent = w.sent[:0], w.held
 	return w.sent
 }

@@ -111,6 +111,7 @@ func TestSlowReaderHoldsUpNobodyWhileThereIsRoom(t *testing.T) {
 	w := lines.New(p)
 	go w.Write([]byte("first\n")) // leaves at once
 	<-p.taking
+	time.Sleep(20 * time.Millisecond) // as long as a line waits for others, and more
 	write(t, w, "second\n")
 	for range 50 {
 		write(t, w, strings.Repeat("x", 1023)+"\n")
