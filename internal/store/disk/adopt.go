@@ -47,6 +47,7 @@ func (s *Store) adopt(d oci.Digest) bool {
 
 // survey walks the directory for files that the index does not know, and for entries whose files are gone.
 func (s *Store) survey(ctx context.Context) {
+	s.loaded()
 	var strangers []string
 	entries := s.byShard()
 	for _, algorithm := range []string{"sha256", "sha512"} {

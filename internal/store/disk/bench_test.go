@@ -69,6 +69,7 @@ func TestMemoryOfManyBlobs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.loaded()
 	each := float64(heap()-before) / many
 	t.Logf("%.0f bytes a blob", each)
 	if blobs := s.Usage().Blobs; blobs != many {
@@ -101,6 +102,7 @@ func BenchmarkOpenManyBlobs(b *testing.B) {
 		if err := blob.Close(); err != nil {
 			b.Fatal(err)
 		}
+		s.loaded()
 		memory = float64(heap()-before) / many
 		if err := s.Close(); err != nil {
 			b.Fatal(err)

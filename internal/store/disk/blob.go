@@ -107,6 +107,7 @@ func (s *Store) lost(e *entry, why error) error {
 
 // drop removes an entry and its file, unless another commit has replaced it.
 func (s *Store) drop(e *entry) {
+	s.loaded() // or it would come back with the index
 	s.mu.Lock()
 	current := s.index[e.digest] == e
 	if current {

@@ -8,8 +8,9 @@
 //	metadata.db                 sizes, last uses, chunk sums and what staging holds: an index that the files can do without
 //
 // The order of a commit is: fsync the staged file, make it read-only, rename it, fsync its directory. Small blobs are
-// hashed whenever they are opened, and are synced together a little later (see small). The index is held in memory and
-// written behind. What it does not know is found by walking the directory once, off the way of requests.
+// hashed whenever they are opened, and are synced together a little later (see small). The index is held in memory,
+// read behind after a start, and written behind. What it does not know is found by walking the directory once, off the way of
+// requests.
 package disk
 
 import (
@@ -66,12 +67,14 @@ type Store struct {
 	hashing  singleflight.Group // of blobs whose sums were lost, by digest
 	names    names
 	shards   shards
+	loading  sync.Once      // of the index
 	changes  sync.WaitGroup // operations that change the directory, which Close waits for
 
 	unlinking sync.Mutex // held while evicted files are removed
 
 	mu        sync.Mutex // guards the fields that follow; never held across I/O
 	index     map[oci.Digest]*entry
+	partial   bool // the index is there and has not been read yet
 	order     *policy
 	touched   []*entry // whose last use is not yet in the database
 	stages    map[oci.Digest]*stage
@@ -89,8 +92,8 @@ var (
 	_ store.Resumable = (*Store)(nil)
 )
 
-// Open takes the directory, creating it where it does not exist, and reads the index. It returns an error that names
-// the holder if another process keeps the directory. A disk that is full, read-only or failing is no error: the store
+// Open takes the directory, creating it where it does not exist. It returns an error that names the holder if another
+// process keeps the directory. A disk that is full, read-only or failing is no error: the store
 // keeps nothing until it has recovered. Nothing runs until [Store.Run].
 func Open(cfg Config) (*Store, error) { return open(cfg, nil) }
 
@@ -140,14 +143,14 @@ func (s *Store) take(wait time.Duration) (*os.File, error) {
 	return lock, nil
 }
 
-// load reads what earlier processes have left. If it fails the directory is not ours.
+// load finds what earlier processes have left. If it fails the directory is not ours.
 func (s *Store) load() error {
 	err := s.openDB()
 	if err == nil {
 		s.space.index = s.db.Size()
-		s.loadIndex()
 		s.adopting.Store(true)
-		if err = errors.Join(s.loadStaging(), s.db.Forget()); err == nil {
+		if err = s.loadStaging(); err == nil {
+			s.partial = true
 			return nil
 		}
 		err = errors.Join(err, s.db.Close())
@@ -169,8 +172,16 @@ func (s *Store) openDB() error {
 // DB is the database of the directory, for what belongs with the blobs. It is closed with the store.
 func (s *Store) DB() *durable.DB { return s.db }
 
-// Usage says how full the store is.
+// Degraded is why the store does not keep what it should, or empty.
+func (s *Store) Degraded() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.degraded
+}
+
+// Usage says how full the store is. It waits for the index.
 func (s *Store) Usage() store.Usage {
+	s.loaded()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return store.Usage{
@@ -227,6 +238,7 @@ func (s *Store) Close() error {
 		unfinished = append(unfinished, st)
 	}
 	s.mu.Unlock()
+	s.loading.Do(func() {}) // who closes at once has no use for it
 	s.changes.Wait()
 
 	var errs []error

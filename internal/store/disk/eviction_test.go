@@ -441,14 +441,15 @@ func TestLastUsesAreWrittenInTurns(t *testing.T) {
 		t.Fatal(err)
 	}
 	later := s.now().Add(time.Hour).Unix()
+	s.loaded()
 	s.mu.Lock()
 	for _, e := range s.index {
 		s.use(e, later)
 	}
 	s.mu.Unlock()
 	written := func() (n int) {
-		s.db.Scan(bucketBlobs, "", func(_ string, value []byte) bool {
-			if e, _ := parseRecord(value); e.used == later {
+		s.db.Scan(bucketBlobs, "", func(key string, value []byte) bool {
+			if e, ok := parseRecord(oci.Digest(key), value); ok && e.used == later {
 				n++
 			}
 			return true

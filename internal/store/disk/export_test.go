@@ -50,6 +50,7 @@ func (s *Store) Leftovers() map[oci.Digest]int64 {
 
 // Audit compares the account and the index with the directory of a store that nobody uses at the moment.
 func (s *Store) Audit() error {
+	s.loaded()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	files, err := s.files()

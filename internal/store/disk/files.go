@@ -158,8 +158,10 @@ func (n *names) lock(d oci.Digest) (unlock func()) {
 // errReleased says that the directory belongs to the next process.
 var errReleased = errors.New("the cache directory has been given up")
 
-// change runs what changes the directory, unless it is not ours; Close waits for it. It may be nested.
+// change runs what changes the directory, unless it is not ours; Close waits for it. It waits for the index, and may be
+// nested.
 func (s *Store) change(op func() error) error {
+	s.loaded()
 	s.mu.Lock()
 	if s.away != nil {
 		defer s.mu.Unlock()

@@ -34,6 +34,12 @@ func (s *Store) lookup(d oci.Digest) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.index[d]
+	if e == nil && s.partial {
+		s.mu.Unlock()
+		s.loadAhead(d)
+		s.mu.Lock()
+		e = s.index[d]
+	}
 	if e == nil {
 		return nil
 	}
@@ -120,41 +126,16 @@ func (e *entry) record() []byte {
 	return append(b, place)
 }
 
-func parseRecord(b []byte) (e entry, ok bool) {
+// parseRecord is the entry of d that has such a record.
+func parseRecord(d oci.Digest, b []byte) (e *entry, ok bool) {
 	if len(b) != 17 {
-		return entry{}, false
+		return nil, false
 	}
-	e.size = int64(binary.LittleEndian.Uint64(b))
-	e.used = int64(binary.LittleEndian.Uint64(b[8:]))
-	e.main = b[16]&1 == 1
-	e.hits = min(b[16]>>1, maxHits)
-	return e, e.size >= 0
-}
-
-// loadIndex reads what an earlier process knew, without looking at the files.
-func (s *Store) loadIndex() {
-	var found []*entry
-	s.db.Scan(bucketBlobs, "", func(key string, value []byte) bool {
-		d, err := oci.ParseDigest(key)
-		e, ok := parseRecord(value)
-		if err == nil && ok && (e.size > 0 || d.Empty()) {
-			e.digest = d
-			found = append(found, &e)
-		}
-		return true
-	})
-	slices.SortFunc(found, func(a, b *entry) int { return int(a.used - b.used) })
-	s.index = make(map[oci.Digest]*entry, len(found))
-	for _, e := range found {
-		s.restore(e)
+	e = &entry{
+		digest: d, size: int64(binary.LittleEndian.Uint64(b)), used: int64(binary.LittleEndian.Uint64(b[8:])),
+		main: b[16]&1 == 1, hits: min(b[16]>>1, maxHits),
 	}
-}
-
-// restore puts an entry into the index whose file is there already. The caller holds mu.
-func (s *Store) restore(e *entry) {
-	s.index[e.digest] = e
-	s.order.restore(e)
-	s.space.blobs += blocks(e.size)
+	return e, e.size > 0 || e.size == 0 && d.Empty()
 }
 
 // saveTouched writes last uses behind, the oldest, and no more than most.

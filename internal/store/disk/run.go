@@ -23,12 +23,13 @@ const (
 )
 
 // Run looks after the store until ctx ends: it writes last uses and what is staged behind, evicts what nobody asks for, and
-// finds out when a disk that failed works again. At first, off the way of requests, it walks the directory for files
-// that the index does not know.
+// finds out when a disk that failed works again. At first, off the way of requests, it reads the index and walks the
+// directory for files that it does not know.
 func (s *Store) Run(ctx context.Context) error {
 	var surveying sync.WaitGroup
 	defer surveying.Wait()
 	surveying.Go(func() {
+		s.loaded()
 		select {
 		case <-time.After(surveyAfter):
 			s.survey(ctx)
@@ -75,6 +76,7 @@ func (s *Store) upkeep() {
 
 // sweep evicts the blobs that nobody has opened since the time given.
 func (s *Store) sweep(since time.Time) {
+	s.loaded()
 	s.mu.Lock()
 	for _, e := range s.inactive(since) {
 		s.evictBlob(e, reasonInactive)

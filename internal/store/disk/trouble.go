@@ -65,6 +65,7 @@ func (s *Store) without(err error) error {
 		return errors.Join(err, merr)
 	}
 	s.db, s.away = db, errAbsent
+	s.loading.Do(func() {}) // there is no index
 	_ = s.trouble(err)
 	return nil
 }
