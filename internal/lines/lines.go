@@ -15,9 +15,10 @@ const (
 	// delay is how long a line may wait for others: less than anybody who watches a log would notice, and all that is
 	// lost of it when the process is killed.
 	delay = 10 * time.Millisecond
-	// most is how much is held: what a pipe takes at once, less a line. Whoever adds to more waits for the reader, as without
-	// it.
-	most = 60 << 10
+	// enough is how much leaves before the delay is over: what a pipe takes at once, less a line.
+	enough = 60 << 10
+	// most is how much is held. Whoever adds to more waits for the reader, as without it.
+	most = 4 * enough
 )
 
 // Writer gathers lines. It is safe for concurrent use: while some lines are being written, others are gathered, so that
@@ -62,11 +63,13 @@ func (w *Writer) hold(p []byte) bool {
 	defer w.mu.Unlock()
 	first := len(w.held) == 0
 	w.held = append(w.held, p...)
-	if len(w.held) > most || first && !w.leaving && time.Since(w.last) >= delay {
+	switch {
+	case len(w.held) > most, first && !w.leaving && time.Since(w.last) >= delay:
 		return true
-	}
-	if first {
+	case first:
 		w.timer.Reset(delay)
+	case len(w.held) > enough && len(w.held)-len(p) <= enough:
+		w.timer.Reset(0)
 	}
 	return false
 }
