@@ -14,16 +14,24 @@ import (
 // loaded returns once the index is whole. The first to call it reads it.
 func (s *Store) loaded() { s.loading.Do(s.loadIndex) }
 
+// loadAtOnce is how many records are read before others get at the database: who writes to it waits for the reads that have
+// begun, and whoever reads then waits for the write.
+const loadAtOnce = 1000
+
 // loadIndex reads what an earlier process knew, without looking at the files.
 func (s *Store) loadIndex() {
 	var found []*entry
-	s.db.Scan(bucketBlobs, "", func(key string, value []byte) bool {
-		d, err := oci.ParseDigest(key)
-		if e, ok := parseRecord(d, value); err == nil && ok {
-			found = append(found, e)
+	for after, more := "", true; more; {
+		keys, values := s.db.Page(bucketBlobs, after, loadAtOnce)
+		for i, key := range keys {
+			d, err := oci.ParseDigest(key)
+			if e, ok := parseRecord(d, values[i]); err == nil && ok {
+				found = append(found, e)
+			}
+			after = key
 		}
-		return true
-	})
+		more = len(keys) == loadAtOnce
+	}
 	slices.SortFunc(found, byUse)
 	s.merge(found)
 	if err := s.db.Forget(); err != nil {
@@ -31,21 +39,26 @@ func (s *Store) loadIndex() {
 	}
 }
 
-// merge makes the index whole. What was read ahead has been used last.
+// merge makes the index whole, most of it before it takes the lock. What was read ahead has been used last.
 func (s *Store) merge(found []*entry) {
+	index, order, bytes := make(map[oci.Digest]*entry, len(found)), newPolicy(), int64(0)
+	for _, e := range found {
+		index[e.digest] = e
+		order.restore(e)
+		bytes += blocks(e.size)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ahead := s.index
-	s.index, s.order, s.partial = make(map[oci.Digest]*entry, len(found)), newPolicy(), false
-	for _, e := range found {
-		if ahead[e.digest] == nil {
-			s.restore(e)
+	for _, e := range slices.SortedFunc(maps.Values(s.index), byUse) { // read ahead, and on the account
+		if twin := index[e.digest]; twin != nil {
+			order.remove(twin)
+			bytes -= blocks(twin.size)
 		}
+		index[e.digest] = e
+		order.restore(e)
 	}
-	for _, e := range slices.SortedFunc(maps.Values(ahead), byUse) {
-		s.index[e.digest] = e
-		s.order.restore(e)
-	}
+	s.index, s.order, s.partial = index, order, false
+	s.space.blobs += bytes
 }
 
 func byUse(a, b *entry) int { return cmp.Compare(a.used, b.used) }

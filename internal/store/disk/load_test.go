@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/store/storetest"
@@ -135,5 +136,46 @@ func TestAllAtOnceAfterAStart(t *testing.T) {
 	}
 	if err := s.Audit(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A hit waits for no more than a part of the reading, whatever is written to the database meanwhile.
+func TestReadingTheIndexHoldsUpNoHit(t *testing.T) { // not parallel: it measures time
+	dir := t.TempDir()
+	manyBlobs(t, dir, 50_000, false)
+	for range 3 { // the machine may be busy
+		longest, all := readBesideHits(t, dir)
+		t.Logf("the index was read in %v, a hit has waited for %v", all, longest)
+		if longest < all/2 {
+			return
+		}
+	}
+	t.Error("hits wait for the index")
+}
+
+// readBesideHits returns how long the longest hit took while the index was read, and how long that took.
+func readBesideHits(t *testing.T, dir string) (longest, all time.Duration) {
+	t.Helper()
+	s := reopen(t, dir)
+	defer s.Close()
+	begun, read := time.Now(), make(chan time.Duration, 1)
+	go func() {
+		s.loaded()
+		read <- time.Since(begun)
+	}()
+	for {
+		start := time.Now()
+		s.db.Put("others", "key", nil)
+		e := s.lookup(oci.FromBytes(manyBlob(7)))
+		if e == nil {
+			t.Fatal("a blob is not there")
+		}
+		longest = max(longest, time.Since(start))
+		s.closed(e)
+		select {
+		case all = <-read:
+			return longest, all
+		case <-time.After(100 * time.Microsecond):
+		}
 	}
 }
