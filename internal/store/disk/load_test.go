@@ -139,6 +139,43 @@ func TestAllAtOnceAfterAStart(t *testing.T) {
 	}
 }
 
+// The reserved free space may have to be made before the index has been read. What was used since the start is the last to
+// go, and that others can go is known.
+func TestNothingIsEvictedBeforeTheIndexIsRead(t *testing.T) {
+	t.Parallel()
+	for name, uses := range map[string]int{"nothing was used": 0, "some were used": 20} {
+		dir, digests := filled(t)
+		s := reopen(t, dir)
+		used := digests[:uses]
+		for _, d := range used {
+			b, err := s.Open(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		free, err := s.free()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.cfg.MinFree = free + 10*blockSize
+		s.upkeep()
+		if why := s.Degraded(); why != "" {
+			t.Errorf("%s: %s", name, why)
+		}
+		for _, d := range used {
+			if _, err := os.Stat(s.dir.blob(d)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if err := s.Audit(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // A hit waits for no more than a part of the reading, whatever is written to the database meanwhile.
 func TestReadingTheIndexHoldsUpNoHit(t *testing.T) { // not parallel: it measures time
 	dir := t.TempDir()

@@ -58,6 +58,7 @@ func (s *Store) Run(ctx context.Context) error {
 
 // upkeep writes behind, and brings the account in line with the database's size.
 func (s *Store) upkeep() {
+	s.loaded() // or what was used just now would be evicted, as nothing else is known
 	s.saveTouched(touchedAtOnce)
 	s.syncSmall()
 	s.checkpoint()
