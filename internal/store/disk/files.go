@@ -57,15 +57,29 @@ func readSmall(path string, size int64) ([]byte, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer syscall.Close(fd)
-	b := make([]byte, size+1) // a longer file shows
-	n, err := untilDone(func() (int, error) { return syscall.Read(fd, b) })
+	b := make([]byte, size+1)                              // a longer file shows
+	n, err := io.ReadAtLeast(descriptor(fd), b, int(size)) // some file systems give less at once than there is
 	switch {
 	case err != nil:
 		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
-	case int64(n) != size:
-		return nil, fmt.Errorf("read %s: %d bytes or more, want %d", path, n, size)
+	case int64(n) > size:
+		return nil, fmt.Errorf("read %s: more than %d bytes", path, size)
 	}
 	return b[:n], nil
+}
+
+// descriptor reads an open file.
+type descriptor int
+
+func (fd descriptor) Read(p []byte) (int, error) {
+	n, err := untilDone(func() (int, error) { return syscall.Read(int(fd), p) })
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // openToRead opens a file as openFile does, and spares the file system to write down when it was read, where that is for
