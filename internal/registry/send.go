@@ -87,11 +87,16 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 	}
 }
 
-// sendMemory is send for a body that is in memory: it leaves with its head, before the handler's work is over.
+// sendMemory is send for a body that is in memory: it leaves with its head, before the handler's work is over. A part of
+// what the client gets leaves with the others.
 func sendMemory(out io.Writer, w http.ResponseWriter, r *http.Request, body *bytes.Reader) error {
+	if out != w {
+		_, err := body.WriteTo(out)
+		return err
+	}
 	conn := gather.From(r)
 	conn.Start()
-	_, err := body.WriteTo(out)
+	_, err := body.WriteTo(w)
 	return errors.Join(err, http.NewResponseController(w).Flush(), conn.Stop())
 }
 

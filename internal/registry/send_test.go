@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"container-registry-proxy/internal/cache"
 	"container-registry-proxy/internal/store"
 )
 
@@ -134,5 +135,39 @@ func TestPaceOfASlowClient(t *testing.T) {
 	size("fast again", largeBuffer)
 	if err := p.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// memory is a body that is in memory.
+type memory []byte
+
+func (m memory) Range(start, end int64) io.Reader { return bytes.NewReader(m[start:end]) }
+func (memory) Verified() bool                     { return true }
+func (memory) Await() error                       { return nil }
+func (memory) Close() error                       { return nil }
+
+// flushes counts how often what was written is sent.
+type flushes struct {
+	*httptest.ResponseRecorder
+	n int
+}
+
+func (f *flushes) Flush() { f.n++ }
+
+// Podman asks for many parts of a few bytes: a system call for each would cost more than the bytes.
+func TestPartsOfWhatIsInMemoryLeaveTogether(t *testing.T) {
+	t.Parallel()
+	body := bytes.Repeat([]byte("0123456789"), 400)
+	var spans []span
+	for i := range int64(100) {
+		spans = append(spans, span{40 * i, 40*i + 10})
+	}
+	w := &flushes{ResponseRecorder: httptest.NewRecorder()}
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	if err := (&Handler{}).parts(w, r, &cache.Content{Body: memory(body)}, int64(len(body)), spans); err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Count(w.Body.Bytes(), []byte("0123456789")); got != len(spans) || w.n > 1 {
+		t.Errorf("%d parts, sent %d times", got, w.n)
 	}
 }
