@@ -88,9 +88,9 @@ func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader)
 }
 
 // sendMemory is send for a body that is in memory: it leaves with its head, before the handler's work is over. A part of
-// what the client gets leaves with the others.
+// what the client gets leaves with the others, and an HTTP/2 stream ends with the handler whatever was sent before.
 func sendMemory(out io.Writer, w http.ResponseWriter, r *http.Request, body *bytes.Reader) error {
-	if out != w {
+	if out != w || r.ProtoMajor != 1 {
 		_, err := body.WriteTo(out)
 		return err
 	}

@@ -171,3 +171,16 @@ func TestPartsOfWhatIsInMemoryLeaveTogether(t *testing.T) {
 		t.Errorf("%d parts, sent %d times", got, w.n)
 	}
 }
+
+// What is in memory is sent before the handler has ended where that completes the answer: one of HTTP/2 would take a frame more.
+func TestWhenMemoryIsSent(t *testing.T) {
+	t.Parallel()
+	for major, want := range map[int]int{1: 1, 2: 0} {
+		w := &flushes{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.ProtoMajor = major
+		if err := send(w, w, r, bytes.NewReader([]byte("body"))); err != nil || w.Body.String() != "body" || w.n != want {
+			t.Errorf("HTTP/%d: %q, sent %d times, want %d; %v", major, w.Body, w.n, want, err)
+		}
+	}
+}
