@@ -150,7 +150,7 @@ func (a *App) wire() (*parts, error) {
 	})
 	p.admin = admin.New(admin.Config{
 		Gatherer: metrics, Ready: a.ready, Listen: cfg.AdminListen,
-		Degraded: func() string { return p.store.Degraded() },
+		Degraded: p.store.Degraded,
 	})
 	return p, nil
 }

@@ -8,9 +8,9 @@
 //	metadata.db                 sizes, last uses, chunk sums and what staging holds: an index that the files can do without
 //
 // The order of a commit is: fsync the staged file, make it read-only, rename it, fsync its directory. Small blobs are
-// hashed whenever they are opened, and are synced together a little later (see small). The index is held in memory,
-// read behind after a start, and written behind. What it does not know is found by walking the directory once, off the way of
-// requests.
+// hashed whenever they are opened, and are synced together a little later (see small). The index is held in memory: it is
+// read behind after a start (see load.go), and written behind. What it does not know is found by walking the directory once,
+// off the way of requests.
 package disk
 
 import (
@@ -93,8 +93,8 @@ var (
 )
 
 // Open takes the directory, creating it where it does not exist. It returns an error that names the holder if another
-// process keeps the directory. A disk that is full, read-only or failing is no error: the store
-// keeps nothing until it has recovered. Nothing runs until [Store.Run].
+// process keeps the directory. A disk that is full, read-only or failing is no error: the store keeps nothing until it has
+// recovered. Nothing runs until [Store.Run].
 func Open(cfg Config) (*Store, error) { return open(cfg, nil) }
 
 func open(cfg Config, fault func(step string) error) (*Store, error) {

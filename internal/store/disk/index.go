@@ -33,13 +33,10 @@ type entry struct {
 func (s *Store) lookup(d oci.Digest) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.index[d]
-	if e == nil && s.partial {
-		s.mu.Unlock()
+	if s.index[d] == nil && s.partial {
 		s.loadAhead(d)
-		s.mu.Lock()
-		e = s.index[d]
 	}
+	e := s.index[d]
 	if e == nil {
 		return nil
 	}

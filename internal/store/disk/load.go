@@ -63,12 +63,13 @@ func (s *Store) merge(found []*entry) {
 
 func byUse(a, b *entry) int { return cmp.Compare(a.used, b.used) }
 
-// loadAhead takes a blob into an index that is not whole yet, if an earlier process knew it.
+// loadAhead takes a blob into an index that is not whole yet, if an earlier process knew it. The caller holds mu, which is
+// released meanwhile.
 func (s *Store) loadAhead(d oci.Digest) {
+	s.mu.Unlock()
 	value, _ := s.db.Get(bucketBlobs, string(d))
 	e, ok := parseRecord(d, value)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if ok && s.partial && s.index[d] == nil {
 		s.restore(e)
 	}
