@@ -66,12 +66,12 @@ func OpenDB(path string, log *slog.Logger) (*DB, error) {
 }
 
 func (db *DB) open() error {
-	file, err := openFile(db.path)
+	file, err := openFile(db.path, nil)
 	if errors.Is(err, errDamaged) {
 		if err := db.setAside(err); err != nil {
 			return err
 		}
-		file, err = openFile(db.path)
+		file, err = openFile(db.path, nil)
 	}
 	db.file = file
 	return err
@@ -87,11 +87,16 @@ func (db *DB) setAside(why error) error {
 // errDamaged marks what a database file that is not one causes.
 var errDamaged = errors.New("database is damaged")
 
-func openFile(path string) (file *bolt.DB, err error) {
+// openFile opens the database at path, in a file that is open already unless that is nil.
+func openFile(path string, opened *os.File) (file *bolt.DB, err error) {
+	open := os.OpenFile
+	if opened != nil {
+		open = func(string, int, os.FileMode) (*os.File, error) { return opened, nil }
+	}
 	err = guarded(func() error {
 		// The list of free pages stays in the file: to rebuild it, bbolt walks all pages in a goroutine of its own, where
 		// a damaged one ends the process.
-		file, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+		file, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType, OpenFile: open})
 		return err
 	})
 	var system *os.PathError
@@ -280,7 +285,7 @@ func (db *DB) renew(why error) error {
 	if err := db.setAside(why); err != nil {
 		return err
 	}
-	file, err := openFile(db.path)
+	file, err := openFile(db.path, nil)
 	if err != nil {
 		return err
 	}
@@ -323,7 +328,8 @@ func (b batch) store(tx *bolt.Tx) error {
 }
 
 // Forget gives back the memory that reads have taken: the file is mapped, and each page that was read counts as the
-// process's own until the system needs it. What is pending stays so. After an error the DB is as after Close.
+// process's own until the system needs it. What is pending stays so. Where the file cannot be opened anew, as when the
+// process has all the files that it may have, nothing is given back. After an error the DB is as after Close.
 func (db *DB) Forget() error {
 	db.flushing.Lock()
 	defer db.flushing.Unlock()
@@ -332,11 +338,16 @@ func (db *DB) Forget() error {
 	if db.file == nil {
 		return nil
 	}
-	err := guarded(db.file.Close)
-	db.file = nil
-	if err == nil {
-		db.file, err = openFile(db.path)
+	anew, err := os.OpenFile(db.path, os.O_RDWR, 0) // before the other is closed
+	if err != nil {
+		return nil
 	}
+	err = guarded(db.file.Close)
+	db.file = nil
+	if err != nil {
+		return errors.Join(err, anew.Close())
+	}
+	db.file, err = openFile(db.path, anew)
 	return err
 }
 

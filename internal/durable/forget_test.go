@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -68,5 +69,30 @@ func TestForget(t *testing.T) {
 	}
 	if err := db.Forget(); err != nil {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A proxy forgets while it serves, and connections may take all the files that it may have.
+func TestForgetWithoutAFileToSpare(t *testing.T) { // not parallel: nobody else can open a file
+	db := open(t, filepath.Join(t.TempDir(), "db"))
+	db.Put("a", "key", []byte("value"))
+	if err := db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	err := db.Forget()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if value, _ := db.Get("a", "key"); string(value) != "value" || err != nil {
+		t.Errorf("%q is known, %v", value, err)
 	}
 }
