@@ -273,20 +273,22 @@ func (d directory) staging() string           { return filepath.Join(string(d), 
 func (d directory) staged(name string) string { return filepath.Join(string(d), "staging", name) }
 func (d directory) database() string          { return filepath.Join(string(d), "metadata.db") }
 
-// makeShard makes the directory of a blob, and those of all other blobs of its algorithm, if it is not there: one fsync
-// does for all of them.
+// makeShard makes the directory of a blob if it is not there, and those of all other blobs of its algorithm, as far as there
+// is room: one fsync does for all of them.
 func (d directory) makeShard(digest oci.Digest) error {
-	if _, err := os.Stat(d.shard(digest)); err == nil {
+	shard := d.shard(digest)
+	if _, err := os.Stat(shard); err == nil {
 		return nil
 	}
-	all := filepath.Dir(d.shard(digest))
+	all := filepath.Dir(shard)
 	if err := durable.MkdirAll(all, 0o755); err != nil {
 		return err
 	}
+	if err := os.Mkdir(shard, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
 	for i := range 256 {
-		if err := os.Mkdir(filepath.Join(all, fmt.Sprintf("%02x", i)), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
+		_ = os.Mkdir(filepath.Join(all, fmt.Sprintf("%02x", i)), 0o755) // or when a blob of it comes
 	}
 	return durable.SyncDir(all)
 }

@@ -30,7 +30,7 @@ func (s *Store) loadIndex() {
 			}
 			after = key
 		}
-		more = len(keys) == loadAtOnce
+		more = len(keys) == loadAtOnce && !s.givenUp() // the next process waits for us
 	}
 	slices.SortFunc(found, byUse)
 	s.merge(found)
