@@ -25,7 +25,7 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 			case LimitHTTP: // has nothing to fill
 				return hitsAlone(ctx, s.door(column, intercepted), scale.ObjectsHits)
 			case Nginx:
-				m := many{stand: s, door: s.door(column, intercepted), digests: digests}
+				m := many{stand: s, door: s.door(column, intercepted), digests: digests, rest: scale.Rest}
 				return m.measure(ctx, scale.ObjectsFor, scale.ObjectsHits)
 			}
 			program := map[string]string{Ours: s.cfg.Ours, Before: s.cfg.Before}[column]
@@ -33,7 +33,7 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 			if err != nil {
 				return nil, errors.Join(err, ours.Stop())
 			}
-			m := many{stand: s, door: door{ours.Intercept, ours.Process}, digests: digests}
+			m := many{stand: s, door: door{ours.Intercept, ours.Process}, digests: digests, rest: scale.Rest}
 			if column == Ours {
 				m.profiled = ours
 			}
@@ -49,14 +49,15 @@ type many struct {
 	door    door
 	digests []string
 	filled  int // how many of them it has
+	rest    time.Duration
 	// profiled is what profiles are taken of, if that is wanted; nil means nothing.
 	profiled *peer.Ours
 }
 
 const (
 	objectConns = 32
-	// afterRestart is how long a program rests that has been started again: ours gives back within that time what it needed
-	// to read its index.
+	// afterRestart is how long a program rests that has been started again, where memory is to be measured with care: ours
+	// gives back within that time what it needed to read its index.
 	afterRestart = 8 * time.Second
 )
 
@@ -191,7 +192,7 @@ func (m *many) restart(ctx context.Context, sample Sample, empty int64) error {
 		return err
 	}
 	sample[upstreamShare] = float64(after.Minus(before).Bytes)
-	loaded, err := m.stand.rested(m.door, afterRestart)
+	loaded, err := m.stand.rested(m.door, min(afterRestart, m.rest))
 	sample[bytesEach] = float64(loaded-empty) / float64(m.filled)
 	return err
 }

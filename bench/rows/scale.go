@@ -38,8 +38,8 @@ func Full() Scale {
 // memory and many objects smaller; growth is left out.
 func Short() Scale {
 	return Scale{
-		Name: "short", Rounds: 3, Long: 1, HitBytes: 768 << 20, HitConns: []int{2}, Small: 4000, SetUps: 250,
-		Cold: 256 << 20, Throttled: 128 << 20, Herd: 32, Nodes: []int{4}, Idle: 1000, Rest: time.Second, Slow: 100,
-		Objects: 4000, ObjectsFor: 5 * time.Second, ObjectsHits: 8000,
+		Name: "short", Rounds: 2, Long: 1, HitBytes: 512 << 20, HitConns: []int{2}, Small: 3000, SetUps: 250,
+		Cold: 256 << 20, Throttled: 64 << 20, Herd: 32, Nodes: []int{4}, Idle: 300, Rest: time.Second, Slow: 50,
+		Objects: 3000, ObjectsFor: 3 * time.Second, ObjectsHits: 4000,
 	}
 }
