@@ -162,12 +162,19 @@ func TestPullTwice(t *testing.T) {
 			t.Errorf("%s…: %q %q, want the originals' words", product, hit.Get(product+"Upstream-Status"), hit.Get(product+"Type"))
 		}
 	}
-	outcomes := map[string]int{}
-	for _, l := range h.log.requests(t) {
-		if l.Registry == reg.Host() {
-			outcomes[l.Kind+" "+l.Outcome]++
+	var outcomes map[string]int
+	// The client has an answer before its line is written.
+	eventually(t, "each of the 12 answers has its line", func() bool {
+		outcomes = map[string]int{}
+		lines := 0
+		for _, l := range h.log.requests(t) {
+			if l.Registry == reg.Host() {
+				outcomes[l.Kind+" "+l.Outcome]++
+				lines++
+			}
 		}
-	}
+		return lines >= 12
+	})
 	for key, want := range map[string]int{"manifest miss": 1, "manifest revalidated": 1, "manifest hit": 1, "blob miss": 3, "blob hit": 6} {
 		if outcomes[key] != want {
 			t.Errorf("the log has %d of %q, want %d: %v", outcomes[key], key, want, outcomes)
