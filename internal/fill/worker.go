@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"container-registry-proxy/internal/store"
@@ -138,7 +139,7 @@ func (x *fill) agree(delivery *Delivery) (err error) {
 func (x *fill) stage(ctx context.Context, w *worker, body io.Reader) error {
 	b := newBatch(x, w)
 	defer b.close()
-	for {
+	for first := true; ; first = false {
 		room, err := b.room(ctx)
 		if err != nil || room == nil {
 			return err
@@ -146,6 +147,9 @@ func (x *fill) stage(ctx context.Context, w *worker, body io.Reader) error {
 		n, rerr := body.Read(room)
 		if err := b.add(n, rerr != nil); err != nil {
 			return err
+		}
+		if first { // whoever waits for it goes before what follows, which may keep a processor busy for long
+			runtime.Gosched()
 		}
 		if rerr != nil {
 			return x.bodyEnded(w, rerr)
