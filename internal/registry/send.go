@@ -15,20 +15,22 @@ import (
 	"container-registry-proxy/internal/store"
 )
 
-// A response starts with a small buffer and gets the large one, with records gathered, while its writes are quick: a slow
-// reader pins little memory, a fast one costs few system calls. More than 128 KiB falls out of the core's cache.
+// A response goes out in turns, each with a buffer of its own that is given back before the next: what a core fills stays
+// in its cache, and whoever waits for the network holds nothing. It starts with small buffers and gets large ones, with
+// records gathered, while its writes are quick: a slow reader pins little memory, a fast one costs few system calls. More
+// than 128 KiB falls out of the core's cache.
 const (
 	smallBuffer = 32 << 10
 	largeBuffer = 128 << 10
 	slow        = 50 * time.Millisecond
 	// A socket takes up to 4 MiB at once of a client that reads slowly; only one that has taken more is fast again.
 	fastAgain = 8 << 20
-	// largePerCore bounds the responses that have the large buffer. A core fills one at a time; the others wait for
-	// their sockets. What thousands of slow readers take at first would otherwise be memory for as many.
+	// largePerCore bounds the large buffers that are in use. A core fills one at a time; others are held while a socket
+	// takes less than it promised, or a registry brings less than was hoped for.
 	largePerCore = 16
 )
 
-// larges is how many responses have the large buffer.
+// larges is how many large buffers are in use.
 var larges atomic.Int64
 
 var (
@@ -45,35 +47,15 @@ func (e *errCut) Unwrap() error { return e.err }
 // send copies body to out, which is the client or a part of what it gets, TLS records gathered into large writes while it
 // takes them quickly. Where a body gives less than it might, as a fill does that waits for its registry, nothing is held
 // back. An error cuts the response.
-func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader) (err error) {
+func send(out io.Writer, w http.ResponseWriter, r *http.Request, body io.Reader) error {
 	if b, ok := body.(*bytes.Reader); ok {
 		return gone(sendMemory(out, w, r, b))
 	}
 	p := newPace(gather.From(r))
-	defer func() {
-		if stopped := p.end(); err == nil {
-			err = gone(stopped)
-		}
-	}()
 	for {
-		waited, err := p.await()
+		rerr, err := p.turn(out, w, body)
 		if err != nil {
 			return gone(err)
-		}
-		n, rerr := body.Read(*p.buffer)
-		if n > 0 {
-			start := time.Now()
-			if _, err := out.Write((*p.buffer)[:n]); err != nil {
-				return gone(err)
-			}
-			if n < len(*p.buffer) && rerr == nil {
-				if err := errors.Join(http.NewResponseController(w).Flush(), p.conn.Flush()); err != nil {
-					return gone(err)
-				}
-			}
-			if err := p.wrote(n, waited+time.Since(start)); err != nil {
-				return gone(err)
-			}
 		}
 		if rerr == io.EOF {
 			return nil
@@ -108,75 +90,72 @@ func gone(err error) error {
 	return &errCut{clientGone{err}}
 }
 
-// pace is how much of a body is read and sent at a time.
+// pace is how much of a body is read and sent in a turn.
 type pace struct {
 	conn   *gather.Conn
-	large  bool
-	buffer *[]byte
 	sent   int64 // of the body
 	quick  int64 // of it, since the last slow write
-	needed int64 // how much of that makes for the large buffer
+	needed int64 // how much of that makes for large buffers
 }
 
 // newPace begins with two small buffers: what is read after them begins with a chunk of the store, which reads and checks
 // whole chunks.
-func newPace(conn *gather.Conn) *pace {
-	return &pace{conn: conn, buffer: smallBuffers.Get().(*[]byte), needed: store.ChunkSize}
-}
+func newPace(conn *gather.Conn) *pace { return &pace{conn: conn, needed: store.ChunkSize} }
 
-// await waits, without a buffer, until a client that has been slow takes more.
-func (p *pace) await() (time.Duration, error) {
-	if p.needed < fastAgain || p.large {
-		return 0, nil
-	}
-	smallBuffers.Put(p.buffer)
+// turn sends the next part of body, once a client that has been slow takes more. It returns the error of the body and that
+// of the client.
+func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr, err error) {
 	start := time.Now()
-	err := p.conn.Await()
-	p.buffer = smallBuffers.Get().(*[]byte)
-	return time.Since(start), err
-}
-
-// wrote takes note of a write, and of the wait before it, and changes the pace for the next.
-func (p *pace) wrote(n int, took time.Duration) error {
-	p.sent += int64(n)
-	p.quick += int64(n)
-	switch {
-	case took >= slow:
-		p.quick, p.needed = 0, fastAgain
-		return p.shrink()
-	case !p.large && p.quick >= p.needed && p.sent%store.ChunkSize == 0:
-		p.grow()
+	if p.needed == fastAgain && p.quick < p.needed { // it has been slow
+		if err := p.conn.Await(); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	pool := p.take()
+	buffer := pool.Get().(*[]byte)
+	defer func() {
+		pool.Put(buffer)
+		if pool == &largeBuffers {
+			larges.Add(-1)
+		}
+	}()
+	waited := time.Since(start)
+	n, rerr := body.Read(*buffer)
+	if n == 0 {
+		return rerr, nil
+	}
+	start = time.Now()
+	if pool == &largeBuffers {
+		p.conn.Start()
+	}
+	_, err = out.Write((*buffer)[:n])
+	if err == nil && n < len(*buffer) && rerr == nil {
+		err = http.NewResponseController(w).Flush() // the next part may take long
+	}
+	err = errors.Join(err, p.conn.Stop())
+	p.wrote(n, waited+time.Since(start))
+	return rerr, err
 }
 
-// grow takes the large buffer, if there is one to be had.
-func (p *pace) grow() {
+// take chooses where the buffer of a turn is from.
+func (p *pace) take() *sync.Pool {
+	if p.quick < p.needed || p.sent%store.ChunkSize != 0 {
+		return &smallBuffers
+	}
 	if larges.Add(1) > int64(largePerCore*runtime.GOMAXPROCS(0)) {
 		larges.Add(-1)
-		return
+		return &smallBuffers
 	}
-	smallBuffers.Put(p.buffer)
-	p.buffer, p.large = largeBuffers.Get().(*[]byte), true
-	p.conn.Start()
+	return &largeBuffers
 }
 
-// shrink gives it back.
-func (p *pace) shrink() error {
-	if !p.large {
-		return nil
+// wrote takes note of a write, and of the wait before it.
+func (p *pace) wrote(n int, took time.Duration) {
+	p.sent += int64(n)
+	p.quick += int64(n)
+	if took >= slow {
+		p.quick, p.needed = 0, fastAgain
 	}
-	larges.Add(-1)
-	largeBuffers.Put(p.buffer)
-	p.buffer, p.large = smallBuffers.Get().(*[]byte), false
-	return p.conn.Stop()
-}
-
-// end gives the buffers back and sends what is held back.
-func (p *pace) end() error {
-	err := p.shrink()
-	smallBuffers.Put(p.buffer)
-	return err
 }
 
 // clientGone marks an error of the client's connection, as against one of upstream or the cache.

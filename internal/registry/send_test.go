@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"container-registry-proxy/internal/cache"
@@ -62,43 +64,46 @@ func TestTinyBodiesAreSentWhole(t *testing.T) {
 	}
 }
 
-// However many responses are fast, only so many have the large buffer; what one gives back another takes.
+// held is a body that gives a chunk of the store, and after it waits with the buffer that it is to fill.
+type held struct {
+	given   int
+	asked   chan<- int // gets the size of that buffer
+	proceed <-chan struct{}
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	if h.given < store.ChunkSize {
+		h.given += len(p)
+		return len(p), nil
+	}
+	h.asked <- len(p)
+	<-h.proceed
+	return 0, io.EOF
+}
+
+// However many responses are fast, only so many have a large buffer at a time; what one gives back another takes.
 func TestLargeBuffersAreBounded(t *testing.T) { // not parallel: it takes all there are
 	limit := largePerCore * runtime.GOMAXPROCS(0)
-	var all []*pace
-	for range limit + 3 {
-		p := newPace(nil)
-		all = append(all, p)
-		for range 4 {
-			if err := p.wrote(len(*p.buffer), 0); err != nil {
-				t.Fatal(err)
+	for range 2 {
+		asked, proceed := make(chan int), make(chan struct{})
+		var all sync.WaitGroup
+		for range limit + 3 {
+			all.Go(func() {
+				if err := send(io.Discard, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), &held{asked: asked, proceed: proceed}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		large := 0
+		for range limit + 3 {
+			if <-asked == largeBuffer {
+				large++
 			}
 		}
-	}
-	large := 0
-	for _, p := range all {
-		if len(*p.buffer) == largeBuffer {
-			large++
-		}
-	}
-	if large != limit {
-		t.Errorf("%d of %d responses have the large buffer, want %d", large, len(all), limit)
-	}
-	if err := all[0].wrote(1, slow); err != nil {
-		t.Fatal(err)
-	}
-	last := all[len(all)-1]
-	for range 2 { // to the end of a chunk
-		if err := last.wrote(len(*last.buffer), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := len(*last.buffer); got != largeBuffer {
-		t.Errorf("reads of %d bytes after another became slow, want %d", got, largeBuffer)
-	}
-	for _, p := range all {
-		if err := p.end(); err != nil {
-			t.Error(err)
+		close(proceed)
+		all.Wait()
+		if large != limit {
+			t.Errorf("%d of %d responses have a large buffer, want %d", large, limit+3, limit)
 		}
 	}
 	if got := larges.Load(); got != 0 {
@@ -106,36 +111,48 @@ func TestLargeBuffersAreBounded(t *testing.T) { // not parallel: it takes all th
 	}
 }
 
-// A slow client gets the small buffer until it has taken more than a socket holds.
+// paced is a client that is slow with one write, the one that begins at the byte at slowAt, and takes note of the sizes
+// of all.
+type paced struct {
+	io.Writer
+	slowAt, at int64
+	sizes      map[int64]int // by where they begin
+}
+
+func (c *paced) Write(p []byte) (int, error) {
+	c.sizes[c.at] = len(p)
+	if c.at <= c.slowAt && c.slowAt < c.at+int64(len(p)) {
+		time.Sleep(slow)
+	}
+	c.at += int64(len(p))
+	return len(p), nil
+}
+
+// A slow client gets small buffers until it has taken more than a socket holds.
 func TestPaceOfASlowClient(t *testing.T) {
 	t.Parallel()
-	p := newPace(nil)
-	write := func(bytes int64, took time.Duration) {
-		for bytes > 0 {
-			n := int64(len(*p.buffer))
-			if err := p.wrote(int(n), took); err != nil {
-				t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		client := &paced{slowAt: 1 << 20, sizes: map[int64]int{}}
+		if err := send(client, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), &counted{rest: 16 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		first := client.slowAt - client.slowAt%largeBuffer + store.ChunkSize // the large ones begin behind a chunk
+		var got [3]int64                                                     // how many bytes went in large writes, before the slow one, soon after it, and later
+		for at, n := range client.sizes {
+			switch {
+			case n != largeBuffer:
+			case at < first:
+				got[0] += int64(n)
+			case at < first+fastAgain-largeBuffer:
+				got[1] += int64(n)
+			default:
+				got[2] += int64(n)
 			}
-			bytes -= n
 		}
-	}
-	size := func(when string, want int) {
-		t.Helper()
-		if got := len(*p.buffer); got != want {
-			t.Errorf("%s: reads of %d bytes, want %d", when, got, want)
+		if got[0] < 1<<20-2*largeBuffer || got[1] != 0 || got[2] < 16<<20-first-fastAgain-2*largeBuffer {
+			t.Errorf("in large writes: %d bytes before the slow one, %d in the %d that follow, %d later", got[0], got[1], fastAgain, got[2])
 		}
-	}
-	write(1<<20, 0)
-	size("fast from the first", largeBuffer)
-	write(1, slow)
-	size("after a slow write", smallBuffer)
-	write(4<<20, 0)
-	size("after what a socket holds", smallBuffer)
-	write(8<<20, 0)
-	size("fast again", largeBuffer)
-	if err := p.end(); err != nil {
-		t.Error(err)
-	}
+	})
 }
 
 // memory is a body that is in memory.
