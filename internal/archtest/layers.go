@@ -22,7 +22,7 @@ func layers() [][]string {
 		{"internal/config"},
 		{"internal/credential", "internal/client", "internal/ratelimit", "internal/pull"},
 		{"internal/freshness", "internal/dial", "internal/secret"},
-		{"internal/oci", "internal/durable", "internal/via", "internal/garbage", "internal/glob", "internal/lines", "internal/until"},
+		{"internal/oci", "internal/durable", "internal/via", "internal/garbage", "internal/glob", "internal/lines", "internal/memo", "internal/until"},
 	}
 }
 

@@ -3,6 +3,8 @@ package cache
 import (
 	"slices"
 	"strings"
+
+	"container-registry-proxy/internal/memo"
 )
 
 // manifestTypes are the media types that a registry may choose between for one tag.
@@ -24,6 +26,19 @@ var manifestTypes = []string{
 // type of a manifest decides nothing, and would let a client have us keep any number of records of one tag. No header
 // means that everything is taken.
 func normalAccept(accept []string) string {
+	if len(accept) == 1 && len(accept[0]) <= maxAccept {
+		return normalForms.Of(accept[0])
+	}
+	return normalForm(accept)
+}
+
+// normalForms remembers the forms of what clients send with every request. A cluster has a handful of them.
+var normalForms = memo.New(64, func(accept string) string { return normalForm([]string{accept}) })
+
+// maxAccept bounds what is remembered of one client; Docker's is the longest that clients send, with about 500 bytes.
+const maxAccept = 1 << 10
+
+func normalForm(accept []string) string {
 	var types []string
 	for _, line := range accept {
 		for item := range strings.SplitSeq(line, ",") {

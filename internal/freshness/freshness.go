@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"container-registry-proxy/internal/memo"
 	"container-registry-proxy/internal/oci"
 )
 
@@ -66,7 +67,17 @@ type Rules struct {
 	tiers       []tier // the first that matches wins
 	defaultFor  time.Duration
 	defaultType string
+	policies    *memo.Memo[tag, Policy] // nil where patterns may backtrack: what they gave up is no answer to keep
 }
+
+// tag is what rules are asked about.
+type tag struct {
+	registry         oci.Registry
+	repository, name string
+}
+
+// maxPolicies bounds the policies that are remembered.
+const maxPolicies = 4 << 10
 
 type tier struct {
 	pattern   matcher
@@ -78,6 +89,9 @@ type tier struct {
 // is negative.
 func NewRules(cfg Config) (*Rules, error) {
 	r := &Rules{pins: cfg.Pins, defaultFor: cfg.DefaultFor, defaultType: typeDefault}
+	if !cfg.AllowPCRE {
+		r.policies = memo.New(maxPolicies, func(t tag) Policy { return r.policy(t.registry, t.repository, t.name) })
+	}
 	var errs []error
 	for i, written := range cfg.Rules {
 		compiled, err := compileRule(written, cfg.AllowPCRE)
@@ -125,7 +139,14 @@ func (r *Rules) add(name, fragment string, allowPCRE bool, t tier) error {
 }
 
 // For returns what is done with a tag.
-func (r *Rules) For(registry oci.Registry, repository, tag string) Policy {
+func (r *Rules) For(registry oci.Registry, repository, name string) Policy {
+	if r.policies == nil {
+		return r.policy(registry, repository, name)
+	}
+	return r.policies.Of(tag{registry, repository, name})
+}
+
+func (r *Rules) policy(registry oci.Registry, repository, tag string) Policy {
 	p := r.byRule(registry, repository, tag)
 	if len(r.pins) > 0 && r.Pinned(registry, repository, tag) {
 		p.KeepMissing, p.NeverCache = true, false
