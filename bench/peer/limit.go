@@ -4,14 +4,18 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"container-registry-proxy/internal/store"
 )
@@ -139,22 +143,83 @@ func (c *joined) send() error {
 	return err
 }
 
-// serveSmall answers every request with 2 KiB from memory: net/http over TLS, with the header fields of a blob and a line
-// in the log. It is what a small hit cannot be cheaper than, unless net/http is left.
-func serveSmall(l net.Listener, cert tls.Certificate) error {
-	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	body := make([]byte, 2<<10)
-	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(body))
-	answer := func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", "application/octet-stream")
-		h.Set("Content-Length", strconv.Itoa(len(body)))
-		h.Set("Docker-Content-Digest", digest)
-		h.Set("ETag", `"`+digest+`"`)
-		h.Set("Accept-Ranges", "bytes")
-		_, _ = w.Write(body) // the client may have left
-		log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("bytes", len(body)))
+// smallLimit answers with net/http over TLS, with the header fields of a blob and a line in the log: the root with 2 KiB
+// from memory, every other path with what the origin has there, which it hashes and writes to a file of its own, once more
+// for each request. It is what a small hit, and a small fill, cannot be cheaper than, unless net/http is left.
+type smallLimit struct {
+	log      *slog.Logger
+	memory   []byte
+	upstream string // the origin's authority
+	client   *http.Client
+	dir      string
+	files    atomic.Int64
+}
+
+// newSmallLimit has its files below dir, and trusts the authority in a PEM file.
+func newSmallLimit(dir, authority, upstream string) (*smallLimit, error) {
+	certificate, err := os.ReadFile(authority)
+	if err != nil {
+		return nil, err
 	}
-	server := &http.Server{Handler: http.HandlerFunc(answer)}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certificate)
+	files := filepath.Join(dir, "limit-objects")
+	if err := os.MkdirAll(files, 0o755); err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{TLSClientConfig: client(roots), MaxIdleConnsPerHost: 64, DisableCompression: true}
+	return &smallLimit{
+		log: slog.New(slog.NewJSONHandler(os.Stderr, nil)), memory: make([]byte, 2<<10), upstream: upstream,
+		client: &http.Client{Transport: transport}, dir: files,
+	}, nil
+}
+
+func (s *smallLimit) serve(l net.Listener, cert tls.Certificate) error {
+	server := &http.Server{Handler: s}
 	return server.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}))
+}
+
+func (s *smallLimit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body := s.memory
+	if r.URL.Path != "/" {
+		var err error
+		if body, err = s.fill(r); err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+	}
+	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(body))
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Docker-Content-Digest", digest)
+	h.Set("ETag", `"`+digest+`"`)
+	h.Set("Accept-Ranges", "bytes")
+	_, _ = w.Write(body) // the client may have left
+	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("bytes", len(body)))
+}
+
+func (s *smallLimit) fill(r *http.Request) ([]byte, error) {
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "https://"+s.upstream+r.URL.Path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", r.URL.Path, resp.Status)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	number := s.files.Add(1)
+	name := filepath.Join(s.dir, fmt.Sprintf("%02x", number%256), strconv.FormatInt(number, 10))
+	if number <= 256 {
+		err = os.MkdirAll(filepath.Dir(name), 0o755)
+	}
+	return body, errors.Join(err, os.WriteFile(name, body, 0o444))
 }

@@ -44,16 +44,8 @@ func get(t *testing.T, target load.Target, path string) []byte {
 
 func TestLimitServesTheBlob(t *testing.T) {
 	t.Parallel()
-	certs, err := NewCertificates(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	blob := origin.Blob{Size: 3<<20 + 5}
-	l, err := StartLimit(t.Context(), t.TempDir(), certs, blob.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Stop() }()
+	l, _ := startLimit(t, blob.Size)
 	want := make([]byte, blob.Size)
 	blob.ReadAt(want, 0)
 	for _, path := range []string{"/plain", "/sums/checked"} {
@@ -63,12 +55,56 @@ func TestLimitServesTheBlob(t *testing.T) {
 	}
 }
 
-func startOrigin(t *testing.T) *Origin {
+func newCertificates(t *testing.T) *Certificates {
 	t.Helper()
 	certs, err := NewCertificates(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return certs
+}
+
+// startLimit starts the limit in front of an origin.
+func startLimit(t *testing.T, size int64) (*Limit, *Origin) {
+	t.Helper()
+	certs := newCertificates(t)
+	o := startOrigin(t, certs)
+	l, err := StartLimit(t.Context(), t.TempDir(), certs, o, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Stop() })
+	return l, o
+}
+
+// A small fill of the limit has the origin's bytes, which end in a file.
+func TestLimitFills(t *testing.T) {
+	t.Parallel()
+	l, o := startLimit(t, 1<<10)
+	digest, err := o.Control.Blob(t.Context(), 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := "/v2/team/app/blobs/" + digest
+	want := get(t, o.Direct, path)
+	for range 2 {
+		if got := get(t, l.Small, path); !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, not the origin's %d", len(got), len(want))
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(l.command.Dir, "limit-objects", "*", "*"))
+	if err != nil || len(files) != 2 {
+		t.Fatalf("the files %q, %v; want one for each request", files, err)
+	}
+	for _, name := range files {
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v; not the origin's", name, len(got), err)
+		}
+	}
+}
+
+func startOrigin(t *testing.T, certs *Certificates) *Origin {
+	t.Helper()
 	o, err := StartOrigin(t.Context(), t.TempDir(), certs)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +116,7 @@ func startOrigin(t *testing.T) *Origin {
 // What a process costs grows with what it does, and nothing is left of it once it was stopped.
 func TestAccounts(t *testing.T) {
 	t.Parallel()
-	o := startOrigin(t)
+	o := startOrigin(t, newCertificates(t))
 	before, err := o.CPU()
 	if err != nil {
 		t.Fatal(err)
@@ -115,15 +151,7 @@ func TestAccounts(t *testing.T) {
 
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	certs, err := NewCertificates(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := StartLimit(t.Context(), t.TempDir(), certs, 1<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Stop() }()
+	l, _ := startLimit(t, 1<<10)
 	first := l.cmd.Process.Pid
 	if _, err := l.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -139,7 +167,7 @@ func TestRestart(t *testing.T) {
 // A program whose cache has grown begins anew without it; another is left alone.
 func TestTidy(t *testing.T) {
 	t.Parallel()
-	o := startOrigin(t)
+	o := startOrigin(t, newCertificates(t))
 	o.command.Cache = filepath.Join(t.TempDir(), "cache")
 	cached := filepath.Join(o.command.Cache, "a", "b")
 	if err := errors.Join(os.MkdirAll(filepath.Dir(cached), 0o755), os.WriteFile(cached, make([]byte, 1<<20), 0o644)); err != nil {

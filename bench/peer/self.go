@@ -25,8 +25,9 @@ func Be(role string, args []string) error {
 	if err != nil {
 		return err
 	}
+	authority, dir, upstream, addrs := args[2], args[3], args[4], args[5:]
 	var listeners []net.Listener
-	for _, addr := range args[3:] {
+	for _, addr := range addrs {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
@@ -34,8 +35,12 @@ func Be(role string, args []string) error {
 		listeners = append(listeners, l)
 	}
 	if role == RoleLimit {
-		go func() { _ = serveSmall(listeners[1], cert) }() // until the program is ended
-		return ServeLimit(listeners[0], cert, args[2])
+		small, err := newSmallLimit(dir, authority, upstream)
+		if err != nil {
+			return err
+		}
+		go func() { _ = small.serve(listeners[1], cert) }() // until the program is ended
+		return ServeLimit(listeners[0], cert, filepath.Join(dir, limitBlob))
 	}
 	return origin.New().Serve(listeners[0], listeners[1], listeners[2], cert)
 }
@@ -64,37 +69,39 @@ func StartOrigin(ctx context.Context, dir string, certs *Certificates) (*Origin,
 	return o, err
 }
 
-// Limit is the program that does no more than a hit must.
+// Limit is the program that does no more than a hit or a small fill must.
 type Limit struct {
 	*Process
 	Target load.Target
 	Small  load.Target // net/http's server
 }
 
-// StartLimit starts the limit with a file of size bytes.
-func StartLimit(ctx context.Context, dir string, certs *Certificates, size int64) (*Limit, error) {
+// limitBlob is the file that large hits are of.
+const limitBlob = "limit.blob"
+
+// StartLimit starts the limit with a file of size bytes, in front of an origin.
+func StartLimit(ctx context.Context, dir string, certs *Certificates, o *Origin, size int64) (*Limit, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	name := filepath.Join(dir, "limit.blob")
-	if err := writeBlob(name, origin.Blob{Size: size}); err != nil {
+	if err := writeBlob(filepath.Join(dir, limitBlob), origin.Blob{Size: size}); err != nil {
 		return nil, err
 	}
 	door := func(i int) load.Target {
 		return load.Target{Addr: net.JoinHostPort("127.0.0.1", ports[i]), Host: "localhost", TLS: client(certs.Roots)}
 	}
 	l := &Limit{Target: door(0), Small: door(1)}
-	l.Process, err = startSelf(ctx, dir, "limit", RoleLimit, certs, name, l.Target.Addr, l.Small.Addr)
+	l.Process, err = startSelf(ctx, dir, "limit", RoleLimit, certs, o.Direct.Host, l.Target.Addr, l.Small.Addr)
 	return l, err
 }
 
-func startSelf(ctx context.Context, dir, name, role string, certs *Certificates, file string, addrs ...string) (*Process, error) {
+func startSelf(ctx context.Context, dir, name, role string, certs *Certificates, upstream string, addrs ...string) (*Process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	args := append([]string{role, certs.ECDSA, certs.ECDSAKey, file}, addrs...)
+	args := append([]string{role, certs.ECDSA, certs.ECDSAKey, certs.Authority, dir, upstream}, addrs...)
 	return Start(ctx, Command{Name: name, Path: self, Args: args, Dir: dir, Ready: listens(addrs...)})
 }
 

@@ -22,8 +22,9 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 		}
 		return func(ctx context.Context, column string) (Sample, error) {
 			switch column {
-			case LimitHTTP: // has nothing to fill
-				return hitsAlone(ctx, s.door(column, intercepted), scale.ObjectsHits)
+			case LimitHTTP:
+				m := many{stand: s, door: s.door(column, intercepted), digests: digests}
+				return m.fillAndHitMemory(ctx, scale.ObjectsFor, scale.ObjectsHits)
 			case Nginx:
 				m := many{stand: s, door: s.door(column, intercepted), digests: digests, rest: scale.Rest}
 				return m.measure(ctx, scale.ObjectsFor, scale.ObjectsHits)
@@ -98,14 +99,17 @@ func takeHits(ctx context.Context, open []*load.Conn, hits int, sample Sample, p
 	return nil
 }
 
-// hitsAlone measures the hits alone, of a program whose answers are all the same.
-func hitsAlone(ctx context.Context, d door, hits int) (Sample, error) {
-	open, err := load.DialAll(ctx, d.Target, objectConns, load.Options{})
+// fillAndHitMemory is measure of the limit, which forgets what it has filled: its hits are all of what is in memory.
+func (m *many) fillAndHitMemory(ctx context.Context, limit time.Duration, hits int) (Sample, error) {
+	open, err := load.DialAll(ctx, m.door.Target, objectConns, load.Options{})
 	defer load.CloseAll(open)
 	if err != nil {
 		return nil, err
 	}
-	sample := Sample{}
+	sample, err := m.fill(ctx, open, limit)
+	if err != nil {
+		return nil, err
+	}
 	return sample, takeHits(ctx, open, hits, sample, func() string { return "/" })
 }
 

@@ -90,7 +90,7 @@ func NewStand(ctx context.Context, cfg Config) (s *Stand, err error) {
 			return s, err
 		}
 	}
-	if s.limit, err = peer.StartLimit(ctx, cfg.Dir, s.certs, blobSize); err != nil {
+	if s.limit, err = peer.StartLimit(ctx, cfg.Dir, s.certs, s.Origin, blobSize); err != nil {
 		return s, err
 	}
 	return s, s.startOthers(ctx)
