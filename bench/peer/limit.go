@@ -52,8 +52,8 @@ func ServeLimit(l net.Listener, cert tls.Certificate, name string) error {
 // gathered is how much is read, encrypted and sent at a time: what fits a core's cache.
 const gathered = 128 << 10
 
-func sumsOf(r io.ReaderAt) ([]uint32, error) {
-	var sums []uint32
+func sumsOf(r io.ReaderAt) ([]uint64, error) {
+	var sums []uint64
 	chunk := make([]byte, store.ChunkSize)
 	for off := int64(0); ; off += store.ChunkSize {
 		n, err := r.ReadAt(chunk, off)
@@ -73,7 +73,7 @@ func sumsOf(r io.ReaderAt) ([]uint32, error) {
 type limited struct {
 	file *os.File
 	size int64
-	sums []uint32
+	sums []uint64
 	conn *joined
 }
 

@@ -3,26 +3,25 @@ package store
 import (
 	"fmt"
 	"hash"
-	"hash/crc32"
+
+	"github.com/zeebo/xxh3"
 
 	"container-registry-proxy/internal/oci"
 )
 
 // ChunkSize is the unit in which committed bytes are checked on their way out. A reader that wants one byte makes us
-// read and sum one chunk; 64 KiB sums in 2 µs, and costs 4 bytes of sum, 0.006 % of the blob.
+// read and sum one chunk; 64 KiB sums in 1 µs, and costs 8 bytes of sum, 0.012 % of the blob.
 const ChunkSize = 64 << 10
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// Sum is the CRC-32C of one chunk: it detects damage, it is no proof against malice. That is the digest's part.
-func Sum(chunk []byte) uint32 { return crc32.Checksum(chunk, castagnoli) }
+// Sum is the XXH3 of one chunk (64 bits, as xxHash has had it since 0.8): it detects damage, it is no proof against malice. That is the digest's part.
+func Sum(chunk []byte) uint64 { return xxh3.Hash(chunk) }
 
 // Proof says that bytes of this size and with these chunk sums hash to the digest. The zero value proves nothing; only
 // a [Verifier] makes another.
 type Proof struct {
 	digest oci.Digest
 	size   int64
-	sums   []uint32
+	sums   []uint64
 }
 
 // Digest is what the bytes hash to.
@@ -32,7 +31,7 @@ func (p Proof) Digest() oci.Digest { return p.digest }
 func (p Proof) Size() int64 { return p.size }
 
 // Sums has the sum of every chunk of ChunkSize bytes, the last one possibly shorter.
-func (p Proof) Sums() []uint32 { return p.sums }
+func (p Proof) Sums() []uint64 { return p.sums }
 
 // DigestError says that bytes were not what their name says.
 type DigestError struct {
@@ -49,8 +48,8 @@ type Verifier struct {
 	digest oci.Digest
 	hash   hash.Hash
 	size   int64
-	sums   []uint32
-	chunk  uint32 // sum of the chunk in progress
+	sums   []uint64
+	chunk  xxh3.Hasher // of the chunk in progress
 }
 
 // NewVerifier returns a Verifier that expects the bytes of d.
@@ -65,12 +64,12 @@ func (v *Verifier) Write(p []byte) (int, error) {
 	for len(p) > 0 {
 		room := int(ChunkSize - v.size%ChunkSize)
 		part := p[:min(room, len(p))]
-		v.chunk = crc32.Update(v.chunk, castagnoli, part)
+		_, _ = v.chunk.Write(part)
 		v.size += int64(len(part))
 		p = p[len(part):]
 		if v.size%ChunkSize == 0 {
-			v.sums = append(v.sums, v.chunk)
-			v.chunk = 0
+			v.sums = append(v.sums, v.chunk.Sum64())
+			v.chunk.Reset()
 		}
 	}
 	return n, nil
@@ -85,7 +84,7 @@ func (v *Verifier) Proof() (Proof, error) {
 		return Proof{}, &DigestError{Want: v.digest, Size: v.size}
 	}
 	if v.size%ChunkSize != 0 {
-		v.sums = append(v.sums, v.chunk)
+		v.sums = append(v.sums, v.chunk.Sum64())
 	}
 	return Proof{digest: v.digest, size: v.size, sums: v.sums}, nil
 }

@@ -33,7 +33,7 @@ func manyBlobs(t testing.TB, dir string, many int, files bool) {
 		d := oci.FromBytes(manyBlob(i))
 		e := entry{digest: d, size: 8, used: time.Now().Unix()}
 		s.db.Put(bucketBlobs, string(d), e.record())
-		s.db.Put(bucketSums, string(d), encodeSums([]uint32{store.Sum(manyBlob(i))}))
+		s.db.Put(bucketSums, string(d), encodeSums([]uint64{store.Sum(manyBlob(i))}))
 		if !files {
 			continue
 		}

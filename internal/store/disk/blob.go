@@ -63,7 +63,7 @@ func exhausted(err error) bool {
 }
 
 // rehash makes the sums of a blob whose record was lost. Those who ask at the same time wait for one hashing.
-func (s *Store) rehash(e *entry, f *os.File) ([]uint32, error) {
+func (s *Store) rehash(e *entry, f *os.File) ([]uint64, error) {
 	sums, err, _ := s.hashing.Do(string(e.digest), func() (any, error) {
 		proof, err := hashFile(e.digest, f)
 		if err != nil {
@@ -76,7 +76,7 @@ func (s *Store) rehash(e *entry, f *os.File) ([]uint32, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sums.([]uint32), nil
+	return sums.([]uint64), nil
 }
 
 // hashFile reads a whole file and returns the proof that it has the bytes of d.
@@ -127,7 +127,7 @@ type blob struct {
 	store  *Store
 	entry  *entry
 	file   *os.File
-	sums   []uint32
+	sums   []uint64
 	closed atomic.Bool
 }
 

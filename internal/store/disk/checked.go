@@ -14,7 +14,7 @@ import (
 type checked struct {
 	file *os.File
 	size int64
-	sums []uint32
+	sums []uint64
 }
 
 // scratch holds chunks of which only a part is wanted.

@@ -46,7 +46,7 @@ func (st *stage) prove(proof store.Proof) error {
 	case have != proof.Size() || st.have.Total() != have:
 		return fmt.Errorf("%d bytes are proven, %d staged", proof.Size(), st.have.Total())
 	}
-	st.proven = append([]uint32{}, proof.Sums()...) // not nil, however empty
+	st.proven = append([]uint64{}, proof.Sums()...) // not nil, however empty
 	return nil
 }
 

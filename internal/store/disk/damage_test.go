@@ -2,11 +2,15 @@ package disk_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -328,7 +332,7 @@ func TestRecordsAreNotTrusted(t *testing.T) {
 	}
 	for bucket, values := range map[string][]string{
 		"blobs": {"", "x", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"},
-		"sums":  {"", "x", "\x00\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
+		"sums":  {"", "x", "\x00\x00\x00\x00", strings.Repeat("\x00", 32), strings.Repeat("\x00", 33)},
 		"staged": {
 			"", "{}", "null", `{"name":"` + name + `","size":200000,"have":[{"Start":0,"End":200000}]}`,
 			`{"name":"` + name + `","size":200000,"have":[{"Start":-5,"End":10}]}`, `{"name":"` + name + `","size":200000,"have":[{"Start":10,"End":10}]}`,
@@ -368,6 +372,38 @@ func TestRecordsAreNotTrusted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// Versions before kept CRC-32C, 4 bytes a chunk. A blob of theirs is hashed once more, and is as good as one of ours.
+func TestSumsOfVersionsBefore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := storetest.Bytes(1, 200_000)
+	s := open(t, disk.Config{Directory: dir})
+	d := storetest.Put(t, s, data)
+	own, _ := s.DB().Get("sums", string(d))
+	var before []byte
+	for chunk := range slices.Chunk(data, store.ChunkSize) {
+		before = binary.LittleEndian.AppendUint32(before, crc32.Checksum(chunk, crc32.MakeTable(crc32.Castagnoli)))
+	}
+	s.DB().Put("sums", string(d), before)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, disk.Config{Directory: dir})
+	storetest.Wants(t, s, data)
+	if got, _ := s.DB().Get("sums", string(d)); len(own) != 32 || !bytes.Equal(got, own) {
+		t.Errorf("%d bytes of sums are recorded, want the %d that there were", len(got), len(own))
+	}
+	change(t, s.BlobPath(d), func(b []byte) []byte { b[70_000] ^= 1; return b })
+	b, err := s.Open(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Close() }()
+	if n, err := b.ReadAt(make([]byte, len(data)), 0); err == nil || n > store.ChunkSize {
+		t.Errorf("read %d bytes, %v; want the chunk before the damaged one and an error", n, err)
 	}
 }
 

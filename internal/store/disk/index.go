@@ -11,7 +11,7 @@ import (
 // The buckets of the database. Keys are digests.
 const (
 	bucketBlobs  = "blobs"  // record
-	bucketSums   = "sums"   // the chunk sums of one that is not small, 4 bytes each, little-endian
+	bucketSums   = "sums"   // the chunk sums of one that is not small, 8 bytes each, little-endian
 	bucketStaged = "staged" // stagedRecord as JSON
 )
 
@@ -76,7 +76,7 @@ func (s *Store) closed(e *entry) {
 }
 
 // add puts a committed blob into the index and returns its entry, counted as opened. The caller holds mu.
-func (s *Store) add(d oci.Digest, size int64, sums []uint32) *entry {
+func (s *Store) add(d oci.Digest, size int64, sums []uint64) *entry {
 	if old := s.index[d]; old != nil {
 		s.forget(old)
 	}

@@ -40,7 +40,7 @@ type stage struct {
 	synced  store.Extents // of have, what a power cut would leave
 	pending int64         // bytes of writes in progress
 	broken  error         // why the file cannot be trusted with more
-	proven  []uint32      // the sums of the bytes, once there is a proof
+	proven  []uint64      // the sums of the bytes, once there is a proof
 	source  string        // where the bytes come from, as its user says
 
 	// The account, guarded by Store.mu.
