@@ -148,12 +148,20 @@ func (c *joined) send() error {
 // for each request. It is what a small hit, and a small fill, cannot be cheaper than, unless net/http is left.
 type smallLimit struct {
 	log      *slog.Logger
-	memory   []byte
+	memory   object
 	upstream string // the origin's authority
 	client   *http.Client
 	dir      string
 	files    atomic.Int64
 }
+
+// object is what is answered.
+type object struct {
+	bytes  []byte
+	digest string
+}
+
+func newObject(b []byte) object { return object{b, fmt.Sprintf("sha256:%x", sha256.Sum256(b))} }
 
 // newSmallLimit has its files below dir, and trusts the authority in a PEM file.
 func newSmallLimit(dir, authority, upstream string) (*smallLimit, error) {
@@ -169,7 +177,7 @@ func newSmallLimit(dir, authority, upstream string) (*smallLimit, error) {
 	}
 	transport := &http.Transport{TLSClientConfig: client(roots), MaxIdleConnsPerHost: 64, DisableCompression: true}
 	return &smallLimit{
-		log: slog.New(slog.NewJSONHandler(os.Stderr, nil)), memory: make([]byte, 2<<10), upstream: upstream,
+		log: slog.New(slog.NewJSONHandler(os.Stderr, nil)), memory: newObject(make([]byte, 2<<10)), upstream: upstream,
 		client: &http.Client{Transport: transport}, dir: files,
 	}, nil
 }
@@ -180,46 +188,45 @@ func (s *smallLimit) serve(l net.Listener, cert tls.Certificate) error {
 }
 
 func (s *smallLimit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body := s.memory
+	o := s.memory
 	if r.URL.Path != "/" {
 		var err error
-		if body, err = s.fill(r); err != nil {
+		if o, err = s.fill(r); err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}
 	}
-	digest := fmt.Sprintf("sha256:%x", sha256.Sum256(body))
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Docker-Content-Digest", digest)
-	h.Set("ETag", `"`+digest+`"`)
+	h.Set("Content-Length", strconv.Itoa(len(o.bytes)))
+	h.Set("Docker-Content-Digest", o.digest)
+	h.Set("ETag", `"`+o.digest+`"`)
 	h.Set("Accept-Ranges", "bytes")
-	_, _ = w.Write(body) // the client may have left
-	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("bytes", len(body)))
+	_, _ = w.Write(o.bytes) // the client may have left
+	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("bytes", len(o.bytes)))
 }
 
-func (s *smallLimit) fill(r *http.Request) ([]byte, error) {
+func (s *smallLimit) fill(r *http.Request) (object, error) {
 	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "https://"+s.upstream+r.URL.Path, nil)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", r.URL.Path, resp.Status)
+		return object{}, fmt.Errorf("%s: %s", r.URL.Path, resp.Status)
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, err
+		return object{}, err
 	}
 	number := s.files.Add(1)
 	name := filepath.Join(s.dir, fmt.Sprintf("%02x", number%256), strconv.FormatInt(number, 10))
 	if number <= 256 {
 		err = os.MkdirAll(filepath.Dir(name), 0o755)
 	}
-	return body, errors.Join(err, os.WriteFile(name, body, 0o444))
+	return newObject(body), errors.Join(err, os.WriteFile(name, body, 0o444))
 }

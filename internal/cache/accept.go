@@ -33,7 +33,7 @@ func normalAccept(accept []string) string {
 }
 
 // normalForms remembers the forms of what clients send with every request. A cluster has a handful of them.
-var normalForms = memo.New(64, func(accept string) string { return normalForm([]string{accept}) })
+var normalForms = memo.New(64, strings.Clone, func(accept string) string { return normalForm([]string{accept}) })
 
 // maxAccept bounds what is remembered of one client; Docker's is the longest that clients send, with about 500 bytes.
 const maxAccept = 1 << 10

@@ -76,6 +76,10 @@ type tag struct {
 	repository, name string
 }
 
+func (t tag) clone() tag {
+	return tag{oci.Registry(strings.Clone(string(t.registry))), strings.Clone(t.repository), strings.Clone(t.name)}
+}
+
 // maxPolicies bounds the policies that are remembered.
 const maxPolicies = 4 << 10
 
@@ -90,7 +94,7 @@ type tier struct {
 func NewRules(cfg Config) (*Rules, error) {
 	r := &Rules{pins: cfg.Pins, defaultFor: cfg.DefaultFor, defaultType: typeDefault}
 	if !cfg.AllowPCRE {
-		r.policies = memo.New(maxPolicies, func(t tag) Policy { return r.policy(t.registry, t.repository, t.name) })
+		r.policies = memo.New(maxPolicies, tag.clone, func(t tag) Policy { return r.policy(t.registry, t.repository, t.name) })
 	}
 	var errs []error
 	for i, written := range cfg.Rules {

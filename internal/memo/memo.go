@@ -8,15 +8,17 @@ import "sync"
 // question more than once.
 type Memo[Q comparable, A any] struct {
 	most   int
+	keep   func(Q) Q
 	answer func(Q) A
 
 	mu    sync.RWMutex // guards known
 	known map[Q]A
 }
 
-// New returns a memo of a function that keeps at most so many answers, and begins anew when there are more.
-func New[Q comparable, A any](most int, answer func(Q) A) *Memo[Q, A] {
-	return &Memo[Q, A]{most: most, answer: answer, known: map[Q]A{}}
+// New returns a memo of a function that keeps at most so many answers, and begins anew when there are more. keep returns an
+// equal question that may be kept: one whose text is no part of a request, all of which would be kept with it.
+func New[Q comparable, A any](most int, keep func(Q) Q, answer func(Q) A) *Memo[Q, A] {
+	return &Memo[Q, A]{most: most, keep: keep, answer: answer, known: map[Q]A{}}
 }
 
 // Of returns the answer to a question.
@@ -33,6 +35,6 @@ func (m *Memo[Q, A]) Of(question Q) A {
 	if len(m.known) >= m.most {
 		clear(m.known)
 	}
-	m.known[question] = answer
+	m.known[m.keep(question)] = answer
 	return answer
 }

@@ -15,8 +15,8 @@ import (
 	"container-registry-proxy/internal/store"
 )
 
-// A response goes out in turns, each with a buffer of its own that is given back before the next: what a core fills stays
-// in its cache, and whoever waits for the network holds nothing. It starts with small buffers and gets large ones, with
+// A response goes out in turns, each with a buffer of its own that is given back before the next: so the cores fill
+// the same few, which stay in their caches. It starts with small buffers and gets large ones, with
 // records gathered, while its writes are quick: a slow reader pins little memory, a fast one costs few system calls. More
 // than 128 KiB falls out of the core's cache.
 const (
@@ -106,7 +106,7 @@ func newPace(conn *gather.Conn) *pace { return &pace{conn: conn, needed: store.C
 // of the client.
 func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr, err error) {
 	start := time.Now()
-	if p.needed == fastAgain && p.quick < p.needed { // it has been slow
+	if p.needed == fastAgain && !p.fast() { // it has been slow
 		if err := p.conn.Await(); err != nil {
 			return nil, err
 		}
@@ -120,7 +120,8 @@ func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr,
 		}
 	}()
 	waited := time.Since(start)
-	n, rerr := body.Read(*buffer)
+	part := p.whole(*buffer)
+	n, rerr := body.Read(part)
 	if n == 0 {
 		return rerr, nil
 	}
@@ -128,18 +129,32 @@ func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr,
 	if pool == &largeBuffers {
 		p.conn.Start()
 	}
-	_, err = out.Write((*buffer)[:n])
-	if err == nil && n < len(*buffer) && rerr == nil {
+	_, err = out.Write(part[:n])
+	if err == nil && n < len(part) && rerr == nil {
 		err = http.NewResponseController(w).Flush() // the next part may take long
 	}
-	err = errors.Join(err, p.conn.Stop())
+	if stopped := p.conn.Stop(); err == nil {
+		err = stopped
+	}
 	p.wrote(n, waited+time.Since(start))
 	return rerr, err
 }
 
+// fast reports whether the client has taken enough without delay.
+func (p *pace) fast() bool { return p.quick >= p.needed }
+
+// whole is as much of a buffer as brings a fast client to the end of a chunk, where a fill that brought less than was asked
+// for has left it within one.
+func (p *pace) whole(buffer []byte) []byte {
+	if within := p.sent % store.ChunkSize; within != 0 && p.fast() {
+		return buffer[:min(int64(len(buffer)), store.ChunkSize-within)]
+	}
+	return buffer
+}
+
 // take chooses where the buffer of a turn is from.
 func (p *pace) take() *sync.Pool {
-	if p.quick < p.needed || p.sent%store.ChunkSize != 0 {
+	if !p.fast() || p.sent%store.ChunkSize != 0 {
 		return &smallBuffers
 	}
 	if larges.Add(1) > int64(largePerCore*runtime.GOMAXPROCS(0)) {

@@ -20,6 +20,7 @@ type counted struct {
 	rest   int64
 	at     int64
 	begins []int64
+	short  int64 // where a read gives less than it might; 0 is nowhere
 }
 
 func (c *counted) Read(p []byte) (int, error) {
@@ -30,6 +31,9 @@ func (c *counted) Read(p []byte) (int, error) {
 		c.begins = append(c.begins, c.at)
 	}
 	n := min(int64(len(p)), c.rest)
+	if c.at <= c.short && c.short < c.at+n {
+		n = max(1, c.short-c.at)
+	}
 	c.rest -= n
 	c.at += n
 	return int(n), nil
@@ -39,12 +43,15 @@ func (c *counted) Read(p []byte) (int, error) {
 func TestLargeReadsBeginWithAChunk(t *testing.T) {
 	t.Parallel()
 	const size = 64<<20 + 5
-	body := &counted{rest: size}
+	body := &counted{rest: size, short: 20<<20 + 50_001}
 	if err := send(io.Discard, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), body); err != nil {
 		t.Fatal(err)
 	}
 	if body.at != size || len(body.begins) == 0 {
 		t.Fatalf("%d bytes sent, %d large reads; want %d and many", body.at, len(body.begins), size)
+	}
+	if last := body.begins[len(body.begins)-1]; last < 60<<20 {
+		t.Errorf("no large read after byte %d, want them after the short one at %d too", last, body.short)
 	}
 	for _, at := range body.begins {
 		if at%store.ChunkSize != 0 {
@@ -83,31 +90,35 @@ func (h *held) Read(p []byte) (int, error) {
 
 // However many responses are fast, only so many have a large buffer at a time; what one gives back another takes.
 func TestLargeBuffersAreBounded(t *testing.T) { // not parallel: it takes all there are
-	limit := largePerCore * runtime.GOMAXPROCS(0)
 	for range 2 {
-		asked, proceed := make(chan int), make(chan struct{})
-		var all sync.WaitGroup
-		for range limit + 3 {
-			all.Go(func() {
-				if err := send(io.Discard, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), &held{asked: asked, proceed: proceed}); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		large := 0
-		for range limit + 3 {
-			if <-asked == largeBuffer {
-				large++
-			}
-		}
-		close(proceed)
-		all.Wait()
-		if large != limit {
-			t.Errorf("%d of %d responses have a large buffer, want %d", large, limit+3, limit)
-		}
+		synctest.Test(t, largeBuffersAreBounded)
 	}
 	if got := larges.Load(); got != 0 {
 		t.Errorf("%d large buffers are in use at the end, want 0", got)
+	}
+}
+
+func largeBuffersAreBounded(t *testing.T) {
+	limit := largePerCore * runtime.GOMAXPROCS(0)
+	asked, proceed := make(chan int), make(chan struct{})
+	var all sync.WaitGroup
+	for range limit + 3 {
+		all.Go(func() {
+			if err := send(io.Discard, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), &held{asked: asked, proceed: proceed}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	large := 0
+	for range limit + 3 {
+		if <-asked == largeBuffer {
+			large++
+		}
+	}
+	close(proceed)
+	all.Wait()
+	if large != limit {
+		t.Errorf("%d of %d responses have a large buffer, want %d", large, limit+3, limit)
 	}
 }
 

@@ -403,7 +403,7 @@ func TestSumsOfVersionsBefore(t *testing.T) {
 	}
 	defer func() { _ = b.Close() }()
 	if n, err := b.ReadAt(make([]byte, len(data)), 0); err == nil || n > store.ChunkSize {
-		t.Errorf("read %d bytes, %v; want the chunk before the damaged one and an error", n, err)
+		t.Errorf("read %d bytes, %v; want an error before the damaged chunk", n, err)
 	}
 }
 
