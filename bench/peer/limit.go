@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -143,9 +144,12 @@ func (c *joined) send() error {
 	return err
 }
 
-// smallLimit answers with net/http over TLS, with the header fields of a blob and a line in the log: the root with 2 KiB
-// from memory, every other path with what the origin has there, which it hashes and writes to a file of its own, once more
-// for each request. It is what a small hit, and a small fill, cannot be cheaper than, unless net/http is left.
+// FillPrefix is what the path of a small fill of the limit begins with.
+const FillPrefix = "/fill"
+
+// smallLimit answers with net/http over TLS, with the header fields of a blob and a line in the log: 2 KiB from memory,
+// or below FillPrefix what the origin has at the rest of the path, which it hashes and writes to a file of its own, once
+// more for each request. It is what a small hit, and a small fill, cannot be cheaper than, unless net/http is left.
 type smallLimit struct {
 	log      *slog.Logger
 	memory   object
@@ -189,9 +193,9 @@ func (s *smallLimit) serve(l net.Listener, cert tls.Certificate) error {
 
 func (s *smallLimit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o := s.memory
-	if r.URL.Path != "/" {
+	if path, ok := strings.CutPrefix(r.URL.Path, FillPrefix); ok {
 		var err error
-		if o, err = s.fill(r); err != nil {
+		if o, err = s.fill(r.Context(), path); err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}
@@ -206,8 +210,8 @@ func (s *smallLimit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("bytes", len(o.bytes)))
 }
 
-func (s *smallLimit) fill(r *http.Request) (object, error) {
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, "https://"+s.upstream+r.URL.Path, nil)
+func (s *smallLimit) fill(ctx context.Context, path string) (object, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.upstream+path, nil)
 	if err != nil {
 		return object{}, err
 	}
@@ -217,7 +221,7 @@ func (s *smallLimit) fill(r *http.Request) (object, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return object{}, fmt.Errorf("%s: %s", r.URL.Path, resp.Status)
+		return object{}, fmt.Errorf("%s: %s", path, resp.Status)
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {

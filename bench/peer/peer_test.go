@@ -88,9 +88,12 @@ func TestLimitFills(t *testing.T) {
 	path := "/v2/team/app/blobs/" + digest
 	want := get(t, o.Direct, path)
 	for range 2 {
-		if got := get(t, l.Small, path); !bytes.Equal(got, want) {
+		if got := get(t, l.Small, FillPrefix+path); !bytes.Equal(got, want) {
 			t.Errorf("%d bytes, not the origin's %d", len(got), len(want))
 		}
+	}
+	if got := get(t, l.Small, path); len(got) != 2<<10 {
+		t.Errorf("a hit has %d bytes, want the 2 KiB that are in memory", len(got))
 	}
 	files, err := filepath.Glob(filepath.Join(l.command.Dir, "limit-objects", "*", "*"))
 	if err != nil || len(files) != 2 {

@@ -23,7 +23,7 @@ func manyObjects(scale Scale) func(context.Context, *Stand) (Measure, error) {
 		return func(ctx context.Context, column string) (Sample, error) {
 			switch column {
 			case LimitHTTP:
-				m := many{stand: s, door: s.door(column, intercepted), digests: digests}
+				m := many{stand: s, door: s.door(column, intercepted), digests: digests, prefix: peer.FillPrefix}
 				return m.fillAndHitMemory(ctx, scale.ObjectsFor, scale.ObjectsHits)
 			case Nginx:
 				m := many{stand: s, door: s.door(column, intercepted), digests: digests, rest: scale.Rest}
@@ -49,7 +49,8 @@ type many struct {
 	stand   *Stand
 	door    door
 	digests []string
-	filled  int // how many of them it has
+	prefix  string // of the paths that it is filled by
+	filled  int    // how many of them it has
 	rest    time.Duration
 	// profiled is what profiles are taken of, if that is wanted; nil means nothing.
 	profiled *peer.Ours
@@ -133,7 +134,7 @@ func (m *many) fill(ctx context.Context, open []*load.Conn, limit time.Duration)
 		next.Store(int64(m.filled))
 		used, err := m.stepCost(func() error {
 			_, err := load.Pull(ctx, open, step, func(int) load.Request {
-				return load.Request{Path: blobPath(m.digests[next.Add(1)-1])}
+				return load.Request{Path: m.prefix + blobPath(m.digests[next.Add(1)-1])}
 			})
 			return err
 		})
