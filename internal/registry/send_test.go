@@ -125,7 +125,6 @@ func largeBuffersAreBounded(t *testing.T) {
 // paced is a client that is slow with one write, the one that begins at the byte at slowAt, and takes note of the sizes
 // of all.
 type paced struct {
-	io.Writer
 	slowAt, at int64
 	sizes      map[int64]int // by where they begin
 }
