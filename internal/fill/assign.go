@@ -330,12 +330,13 @@ func (x *fill) question(w *worker) (start, end int64) {
 	return w.at, w.end
 }
 
-// brought publishes that a worker has brought its next n bytes.
-func (x *fill) brought(w *worker, n int64) {
+// brought publishes that a worker has brought its next n bytes, for which it was waited so long.
+func (x *fill) brought(w *worker, n int64, waited time.Duration) {
 	x.update(func() {
 		x.have.Add(w.at, w.at+n)
 		w.at += n
 		x.received += n
+		x.waited += waited
 		x.completeAfterShare()
 	})
 	x.metrics.received.Add(float64(n))
@@ -367,13 +368,14 @@ func (x *fill) source() Source {
 // sample is the state of a download at an instant.
 type sample struct {
 	received, left    int64
-	working, starting int // connections, and those of them that have not delivered yet
+	waited            time.Duration // for all connections together
+	working, starting int           // connections, and those of them that have not delivered yet
 }
 
 func (x *fill) sample() sample {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s := sample{received: x.received, working: len(x.workers)}
+	s := sample{received: x.received, waited: x.waited, working: len(x.workers)}
 	for w := range x.workers {
 		if !w.begun {
 			s.starting++

@@ -32,10 +32,11 @@ type batch struct {
 	timer  *time.Timer
 	buffer *[]byte
 
-	mu          sync.Mutex // guards the fields that follow, and orders the writes: the worker's and the timer's
-	first, last int        // in buffer: received and not yet written
-	waiting     bool       // the timer runs
-	written     bool       // something has been
+	mu          sync.Mutex    // guards the fields that follow, and orders the writes: the worker's and the timer's
+	first, last int           // in buffer: received and not yet written
+	waited      time.Duration // for what is to be written
+	waiting     bool          // the timer runs
+	written     bool          // something has been
 	closed      bool
 	err         error
 }
@@ -71,11 +72,12 @@ func (b *batch) room(ctx context.Context) ([]byte, error) {
 	return space, b.err
 }
 
-// add takes note of n bytes received in room. Nothing is kept back if they are the last.
-func (b *batch) add(n int, last bool) error {
+// add takes note of n bytes received in room, and how long they were waited for. Nothing is kept back if they are the last.
+func (b *batch) add(n int, waited time.Duration, last bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last += n
+	b.waited += waited
 	full := b.last-b.first >= batchSize || b.last == len(*b.buffer)
 	if full || last || !b.written {
 		return b.write()
@@ -103,7 +105,8 @@ func (b *batch) write() error {
 		return b.err
 	}
 	b.first, b.written = b.last, true
-	b.fill.brought(b.worker, int64(len(bytes)))
+	b.fill.brought(b.worker, int64(len(bytes)), b.waited)
+	b.waited = 0
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"container-registry-proxy/internal/oci"
 	"container-registry-proxy/internal/store"
@@ -47,10 +48,11 @@ type fill struct {
 	closing  bool  // file is not to be read any more
 	size     int64 // -1 until known
 	have     store.Extents
-	received int64   // bytes that came from upstream
-	leader   *waiter // whose source delivered first; nil where none had to
-	mixed    bool    // not all bytes come from that source
-	origin   string  // of all bytes; empty where there are several, or it is not known
+	received int64         // bytes that came from upstream
+	waited   time.Duration // for them, over all connections
+	leader   *waiter       // whose source delivered first; nil where none had to
+	mixed    bool          // not all bytes come from that source
+	origin   string        // of all bytes; empty where there are several, or it is not known
 	verified bool
 	discards bool // the file is to be removed, not left for the next fill
 	ended    bool

@@ -14,6 +14,9 @@ const (
 	tunerGain = 0.3
 	// tunerGrowth is by how much two periods may differ and be alike.
 	tunerGrowth = 1.25
+	// tunerWaits is for which part of the time connections must keep us waiting for more of them to be made: where it is we
+	// who are slow, more bring nothing, and what is on its way when one of them ends is lost.
+	tunerWaits = 0.85
 	// tunerFast is a rate, in bytes a second, that we could hardly take more of: it takes a core to receive, hash and
 	// send on.
 	tunerFast = 250e6
@@ -28,14 +31,17 @@ const (
 type tuner struct {
 	limit int // at most; below 2 means one
 
-	at       time.Time // of the last tick
-	received int64     // then
-	previous float64   // the rate of the period before, 0 if there is none to compare with
-	starting bool      // at the last tick connections had not delivered yet
+	at       time.Time     // of the last tick
+	received int64         // then
+	previous float64       // the rate of the period before, 0 if there is none to compare with
+	waited   time.Duration // then
+	starting bool          // at the last tick connections had not delivered yet
 
 	conns   int
-	fewer   int     // that there were before there were conns; 0 while there is one
-	rate    float64 // bytes a second, as last measured
+	fewer   int           // that there were before there were conns; 0 while there is one
+	steady  time.Duration // for how long all of conns have delivered, together
+	waiting time.Duration // how long they have been waited for in that time
+	rate    float64       // bytes a second, as last measured
 	left    int64
 	settled bool
 }
@@ -65,7 +71,11 @@ func (t *tuner) tick(now time.Time, s sample) {
 	t.previous = rate
 	if unsteady {
 		t.previous = 0
+	} else {
+		t.steady += elapsed * time.Duration(t.conns)
+		t.waiting += s.waited - t.waited
 	}
+	t.waited = s.waited
 	if t.settled || previous == 0 || rate <= 0 || rate > previous*tunerGrowth || unsteady {
 		return
 	}
@@ -83,8 +93,12 @@ func (t *tuner) judge(rate float64) {
 	switch {
 	case t.conns >= t.limit:
 		t.settled = true
-	case float64(t.left) < rate*tunerWorth.Seconds(), t.left < tunerLeast, rate >= tunerFast:
+	case float64(t.left) < rate*tunerWorth.Seconds(), t.left < tunerLeast, rate >= tunerFast, !t.waits():
 	default:
 		t.fewer, t.conns = t.conns, min(2*t.conns, t.limit)
+		t.steady, t.waiting = 0, 0
 	}
 }
+
+// waits reports whether the connections are what is short.
+func (t *tuner) waits() bool { return float64(t.waiting) >= tunerWaits*float64(t.steady) }

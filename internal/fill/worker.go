@@ -144,8 +144,9 @@ func (x *fill) stage(ctx context.Context, w *worker, body io.Reader) error {
 		if err != nil || room == nil {
 			return err
 		}
+		asked := time.Now()
 		n, rerr := body.Read(room)
-		if err := b.add(n, rerr != nil); err != nil {
+		if err := b.add(n, time.Since(asked), rerr != nil); err != nil {
 			return err
 		}
 		if first { // whoever waits for it goes before what follows, which may keep a processor busy for long
