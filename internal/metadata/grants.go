@@ -45,7 +45,7 @@ func (m *Metadata) Accepted(reg oci.Registry, repository string, login [32]byte)
 // PutAccepted records that it has.
 func (m *Metadata) PutAccepted(reg oci.Registry, repository string, login [32]byte, a Acceptance) {
 	for _, repository := range slices.Compact([]string{"", repository}) {
-		m.grants.update(grantKey{place{reg, repository}, login}, func(Acceptance, bool) (Acceptance, bool) { return a, true })
+		set(m.grants, grantKey{place{reg, repository}, login}, a)
 	}
 }
 
@@ -70,7 +70,7 @@ func (m *Metadata) Reached(reg oci.Registry, repository string) (OpenAnswer, boo
 
 // PutReached records it.
 func (m *Metadata) PutReached(reg oci.Registry, repository string, a OpenAnswer) {
-	m.reached.update(place{reg, repository}, func(OpenAnswer, bool) (OpenAnswer, bool) { return a, true })
+	set(m.reached, place{reg, repository}, a)
 }
 
 // Challenge is how a registry challenged last who asked it without a login: its WWW-Authenticate headers.

@@ -59,24 +59,17 @@ func (m *Metadata) Link(reg oci.Registry, repository string, d oci.Digest) Link 
 
 // PutClaim records that the registry says that the repository holds the digest. A proven link is not weakened.
 func (m *Metadata) PutClaim(reg oci.Registry, repository string, d oci.Digest) {
-	m.putLink(linkKey{place{reg, repository}, d}, Claimed)
+	m.links.update(linkKey{place{reg, repository}, d}, func(old Link, _ bool) (Link, bool) { return Claimed, old < Claimed })
 }
 
 // PutProof records that the registry has delivered the bytes of the digest from the repository. Free says that every
 // client of the proxy may pull from that repository.
 func (m *Metadata) PutProof(reg oci.Registry, repository string, d oci.Digest, free bool) {
-	m.putLink(linkKey{place{reg, repository}, d}, Proven)
-	m.putLink(linkKey{place{reg, ""}, d}, Proven)
+	set(m.links, linkKey{place{reg, repository}, d}, Proven)
+	set(m.links, linkKey{place{reg, ""}, d}, Proven)
 	if free {
-		m.free.update(d, func(old place, _ bool) (place, bool) {
-			from := place{reg, repository}
-			return from, from != old
-		})
+		set(m.free, d, place{reg, repository})
 	}
-}
-
-func (m *Metadata) putLink(k linkKey, link Link) {
-	m.links.update(k, func(old Link, _ bool) (Link, bool) { return max(old, link), link > old })
 }
 
 // DeliveredBy reports whether the registry has delivered the bytes of the digest, from whichever repository.

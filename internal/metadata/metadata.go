@@ -138,7 +138,7 @@ func (m *Metadata) PutTag(k TagKey, rec TagRecord, pushes uint64) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.pushes == pushes {
-		m.tags.update(k, func(TagRecord, bool) (TagRecord, bool) { return rec, true })
+		set(m.tags, k, rec)
 	}
 }
 
@@ -207,7 +207,7 @@ func (m *Metadata) Open(reg oci.Registry, repository string) (OpenAnswer, bool) 
 
 // PutOpen records an answer.
 func (m *Metadata) PutOpen(reg oci.Registry, repository string, a OpenAnswer) {
-	m.open.update(place{reg, repository}, func(OpenAnswer, bool) (OpenAnswer, bool) { return a, true })
+	set(m.open, place{reg, repository}, a)
 }
 
 // MediaType returns the media type under which a manifest was delivered, or "".

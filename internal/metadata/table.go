@@ -64,13 +64,25 @@ func (t *table[K, V]) update(k K, change func(v V, known bool) (V, bool)) {
 		} else {
 			v, known = t.load(key)
 		}
-		v, changed := change(v, known)
-		switch {
+		switch next, changed := change(v, known); {
 		case changed:
+			v = next
 			t.db.Put(t.bucket, key, t.encode(v))
 		case !known:
 			return nil, otter.CancelOp
 		}
+		return &v, otter.WriteOp
+	})
+}
+
+// set is update where what the record was does not matter: the database is not read for it.
+func set[K, V comparable](t *table[K, V], k K, v V) {
+	key := t.key(k)
+	t.memory.Compute(key, func(kept *V, known bool) (*V, otter.ComputeOp) {
+		if known && *kept == v {
+			return nil, otter.CancelOp
+		}
+		t.db.Put(t.bucket, key, t.encode(v))
 		return &v, otter.WriteOp
 	})
 }

@@ -56,9 +56,9 @@ func readSmall(path string, size int64) ([]byte, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer syscall.Close(fd)
+	defer fd.Close()
 	b := make([]byte, size+1)                              // a longer file shows
-	n, err := io.ReadAtLeast(descriptor(fd), b, int(size)) // some file systems give less at once than there is
+	n, err := io.ReadAtLeast(fd, b, int(size)) // some file systems give less at once than there is
 	switch {
 	case err != nil:
 		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
@@ -68,7 +68,18 @@ func readSmall(path string, size int64) ([]byte, error) {
 	return b[:n], nil
 }
 
-// descriptor reads an open file.
+// createFile makes an empty file of ours that can be read alone, and returns it open for writing: package os takes a call
+// more. A file that is there already is an error matching [fs.ErrExist].
+func createFile(path string) (descriptor, error) {
+	const flag = syscall.O_WRONLY | syscall.O_CREAT | syscall.O_EXCL | syscall.O_CLOEXEC
+	fd, err := untilDone(func() (int, error) { return syscall.Open(path, flag, 0o444) })
+	if err != nil {
+		return -1, &fs.PathError{Op: "create", Path: path, Err: err}
+	}
+	return descriptor(fd), nil
+}
+
+// descriptor is an open file, for one goroutine.
 type descriptor int
 
 func (fd descriptor) Read(p []byte) (int, error) {
@@ -82,9 +93,30 @@ func (fd descriptor) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+func (fd descriptor) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		m, err := untilDone(func() (int, error) { return syscall.Write(int(fd), p[n:]) })
+		switch {
+		case err != nil:
+			return n, fmt.Errorf("write: %w", err)
+		case m == 0:
+			return n, io.ErrShortWrite
+		}
+		n += m
+	}
+	return n, nil
+}
+
+func (fd descriptor) Close() error {
+	if err := syscall.Close(int(fd)); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	return nil
+}
+
 // openToRead opens a file as openFile does, and spares the file system to write down when it was read, where that is for
 // us to say.
-func openToRead(path string) (int, error) {
+func openToRead(path string) (descriptor, error) {
 	open := func(flag int) (int, error) {
 		return untilDone(func() (int, error) { return syscall.Open(path, flag, 0) })
 	}
@@ -93,7 +125,7 @@ func openToRead(path string) (int, error) {
 	if err == syscall.EPERM { // the file is another user's
 		fd, err = open(flag)
 	}
-	return fd, err
+	return descriptor(fd), err
 }
 
 // untilDone repeats a system call that a signal has interrupted.

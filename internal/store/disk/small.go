@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"container-registry-proxy/internal/durable"
 	"container-registry-proxy/internal/store"
@@ -72,7 +71,7 @@ func (st *stage) publishSmall() error {
 // writeSmall makes the file, of which nothing stays if it fails. The caller holds the name.
 func (st *stage) writeSmall(path string) error {
 	s := st.store
-	var f *os.File
+	var f descriptor
 	err := s.run("create", func() (err error) {
 		f, err = st.createBlob(path)
 		return err
@@ -91,10 +90,9 @@ func (st *stage) writeSmall(path string) error {
 }
 
 // createBlob makes an empty file, in place of one that the index does not know, and the directory if there is none.
-func (st *stage) createBlob(path string) (*os.File, error) {
+func (st *stage) createBlob(path string) (descriptor, error) {
 	s := st.store
-	create := func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o444) }
-	f, err := create()
+	f, err := createFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = s.run("mkdir", func() error { return s.dir.makeShard(st.digest) })
@@ -106,9 +104,9 @@ func (st *stage) createBlob(path string) (*os.File, error) {
 		return f, err
 	}
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	return create()
+	return createFile(path)
 }
 
 // openSmall reads a small blob, whose entry is counted as opened, and hashes it.

@@ -77,12 +77,10 @@ func (s *Store) begin(st *stage) error {
 	if left != nil {
 		st.resume(left)
 	}
-	err = s.announce(st)
-	switch {
-	case err != nil || st.file != nil:
-	case st.size >= 0 && st.size <= small:
+	if st.size >= 0 && st.size <= small {
 		st.memory = make([]byte, st.size)
-	default:
+		err = s.grow(st, blocks(st.size)) // all at once: no size that it may lie about is worth a second look
+	} else if err = s.announce(st); err == nil && st.file == nil {
 		err = st.create()
 	}
 	if err != nil {
@@ -339,8 +337,11 @@ func (st *stage) close() error {
 
 // delist takes st and its record off the store. The caller holds Store.mu.
 func (s *Store) delist(st *stage) {
-	if s.stages[st.digest] == st {
-		s.settle(st)
+	if s.stages[st.digest] != st {
+		return
+	}
+	s.settle(st)
+	if st.memory == nil {
 		s.db.Delete(bucketStaged, string(st.digest))
 	}
 }
