@@ -106,7 +106,7 @@ func newPace(conn *gather.Conn) *pace { return &pace{conn: conn, needed: store.C
 // of the client.
 func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr, err error) {
 	start := time.Now()
-	if p.needed == fastAgain && !p.fast() { // it has been slow
+	if p.hesitant() {
 		if err := p.conn.Await(); err != nil {
 			return nil, err
 		}
@@ -140,6 +140,12 @@ func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr,
 	return rerr, err
 }
 
+// hesitant reports whether the client is asked whether it takes more before a buffer is taken for it: one that has been
+// slow, and each where more are being waited for than the cores can serve. To ask others costs a tenth of the CPU.
+func (p *pace) hesitant() bool {
+	return p.needed == fastAgain && !p.fast() || larges.Load() >= mostLarge()
+}
+
 // fast reports whether the client has taken enough without delay.
 func (p *pace) fast() bool { return p.quick >= p.needed }
 
@@ -157,12 +163,15 @@ func (p *pace) take() *sync.Pool {
 	if !p.fast() || p.sent%store.ChunkSize != 0 {
 		return &smallBuffers
 	}
-	if larges.Add(1) > int64(largePerCore*runtime.GOMAXPROCS(0)) {
+	if larges.Add(1) > mostLarge() {
 		larges.Add(-1)
 		return &smallBuffers
 	}
 	return &largeBuffers
 }
+
+// mostLarge is how many large buffers may be in use.
+func mostLarge() int64 { return int64(largePerCore * runtime.GOMAXPROCS(0)) }
 
 // wrote takes note of a write, and of the wait before it.
 func (p *pace) wrote(n int, took time.Duration) {
