@@ -9,28 +9,27 @@ import (
 
 var kept, dropped []byte
 
-// collections is how often the collector runs while n MiB are made and forgotten.
-func collections(n int) uint32 {
-	runtime.GC()
-	runtime.GC() // what the first has set is in force
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range n << 10 {
-		dropped = make([]byte, 1<<10)
+// due returns the size of the heap at which the collector runs next, once that is between least and most, or what it is
+// after a minute.
+func due(least, most uint64) uint64 {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		runtime.GC() // what it sets for the next one is in force a moment later
+		var m runtime.MemStats
+		if runtime.ReadMemStats(&m); least <= m.NextGC && m.NextGC <= most || time.Now().After(end) {
+			return m.NextGC
+		}
 	}
-	runtime.ReadMemStats(&after)
-	return after.NumGC - before.NumGC
 }
 
 // It is not parallel, nor are others in this package: there is one collector.
 func TestASmallHeapIsLeftInPeace(t *testing.T) {
 	t.Setenv("GOGC", "")
 	stop := Floor(32 << 20)
-	few := collections(64)
+	with := due(28<<20, 36<<20)
 	stop()
-	many := collections(64)
-	if few == 0 || few*3 > many {
-		t.Errorf("%d collections with the floor and %d without, want one at least and a third at most", few, many)
+	without := due(0, 12<<20)
+	if with < 28<<20 || with > 36<<20 || without > 12<<20 {
+		t.Errorf("a heap of a megabyte is collected at %d MiB with the floor and %d without, want 32 and 12 at most", with>>20, without>>20)
 	}
 }
 
@@ -39,11 +38,12 @@ func TestALargeHeapIsCollectedAsEver(t *testing.T) {
 	kept = make([]byte, 32<<20)
 	defer func() { kept = nil }()
 	stop := Floor(32 << 20)
-	with := collections(64)
+	with := due(60<<20, 72<<20)
 	stop()
-	if without := collections(64); with+1 < without {
-		t.Errorf("%d collections with the floor and %d without, want as many", with, without)
+	if with < 60<<20 || with > 72<<20 {
+		t.Errorf("a heap of 33 MiB is collected at %d MiB, want twice that", with>>20)
 	}
+	runtime.KeepAlive(kept)
 }
 
 func TestTheOperatorsChoiceStays(t *testing.T) {
@@ -92,6 +92,22 @@ func TestWhatABurstLeavesIsGivenBackAtRest(t *testing.T) {
 	}
 	if r.look(now.Add(restAgain)); held() > before+8<<20 {
 		t.Errorf("%d MiB are held a minute later, %d were before", held()>>20, before>>20)
+	}
+}
+
+// Nothing says that there is much to give back: the collector has run while all of it was in use.
+func TestWhatWasAliveInABurstIsGivenBackAtRest(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	debug.FreeOSMemory()
+	before := held()
+	var r rest
+	r.look(time.Now())
+	kept = make([]byte, 64<<20)
+	runtime.GC()
+	kept = nil
+	r.look(time.Now())
+	if r.look(time.Now()); held() > before+8<<20 {
+		t.Errorf("%d MiB are held at rest, %d were before", held()>>20, before>>20)
 	}
 }
 

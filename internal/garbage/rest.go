@@ -24,6 +24,7 @@ const (
 // again. Five thousand clients that came and stay idle would keep twice their memory.
 type rest struct {
 	allocated uint64    // when it last looked
+	burst     bool      // since it gave back
 	gave      time.Time // back
 }
 
@@ -41,7 +42,8 @@ func (r *rest) watch(stop <-chan struct{}) {
 	}
 }
 
-// look gives back what is worth it where little has been allocated since it last looked.
+// look gives back what is worth it where little has been allocated since it last looked. What the collector has found
+// alive in the midst of a burst says nothing of what is alive after it.
 func (r *rest) look(now time.Time) {
 	m := []metrics.Sample{
 		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
@@ -50,8 +52,12 @@ func (r *rest) look(now time.Time) {
 	allocated, live, objects, free := m[0].Value.Uint64(), m[1].Value.Uint64(), m[2].Value.Uint64(), m[3].Value.Uint64()
 	atRest := allocated-r.allocated < restful
 	r.allocated = allocated
+	r.burst = r.burst || !atRest
+	if r.burst {
+		live = 0
+	}
 	if atRest && objects+free >= live+max(worthwhile, live/4) && now.Sub(r.gave) >= restAgain {
-		r.gave = now
+		r.gave, r.burst = now, false
 		runtime.GC() // leaves what pools hold, unless nobody has taken it by the next one
 		debug.FreeOSMemory()
 	}
