@@ -16,18 +16,23 @@ import (
 )
 
 // A response goes out in turns, each with a buffer of its own that is given back before the next: so the cores fill
-// the same few, which stay in their caches. It starts with small buffers and gets large ones, with
-// records gathered, while its writes are quick: a slow reader pins little memory, a fast one costs few system calls. More
-// than 128 KiB falls out of the core's cache.
+// the same few, which stay in their caches. It starts with small buffers and gets large ones, with records gathered, unless
+// its client is slow: a slow reader pins little memory, a fast one costs few system calls. More than 128 KiB falls out of
+// the core's cache.
 const (
 	smallBuffer = 32 << 10
 	largeBuffer = 128 << 10
-	slow        = 50 * time.Millisecond
+	// A client is slow that keeps a write waiting so long, unless what it has taken since the one before comes to that many
+	// bytes a second of the wait. A socket that is full takes more only when a third of what it holds has left, up to a
+	// megabyte: of many clients that share the cores each keeps us waiting now and then, and none is slow.
+	slowWrite = 50 * time.Millisecond
+	slowRate  = 4 << 20
 	// A socket takes up to 4 MiB at once of a client that reads slowly; only one that has taken more is fast again.
 	fastAgain = 8 << 20
-	// largePerCore bounds the large buffers that are in use. A core fills one at a time; others are held while a socket
-	// takes less than it promised, or a registry brings less than was hoped for.
-	largePerCore = 16
+	// The large buffers that are in use are bounded. A core fills one at a time; others are held while a socket takes less
+	// than it promised, or a registry brings less than was hoped for.
+	largeAtLeast = 48
+	largePerCore = 8
 )
 
 // larges is how many large buffers are in use.
@@ -94,7 +99,8 @@ func gone(err error) error {
 type pace struct {
 	conn   *gather.Conn
 	sent   int64 // of the body
-	quick  int64 // of it, since the last slow write
+	burst  int64 // of it, since the last write that took long
+	quick  int64 // of it, since the client was slow
 	needed int64 // how much of that makes for large buffers
 }
 
@@ -171,15 +177,20 @@ func (p *pace) take() *sync.Pool {
 }
 
 // mostLarge is how many large buffers may be in use.
-func mostLarge() int64 { return int64(largePerCore * runtime.GOMAXPROCS(0)) }
+func mostLarge() int64 { return int64(largeAtLeast + largePerCore*runtime.GOMAXPROCS(0)) }
 
 // wrote takes note of a write, and of the wait before it.
 func (p *pace) wrote(n int, took time.Duration) {
 	p.sent += int64(n)
+	p.burst += int64(n)
 	p.quick += int64(n)
-	if took >= slow {
+	if took < slowWrite {
+		return
+	}
+	if float64(p.burst) < slowRate*took.Seconds() {
 		p.quick, p.needed = 0, fastAgain
 	}
+	p.burst = 0
 }
 
 // clientGone marks an error of the client's connection, as against one of upstream or the cache.

@@ -3,15 +3,16 @@ package registry
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"container-registry-proxy/internal/cache"
+	"container-registry-proxy/internal/gather"
 	"container-registry-proxy/internal/store"
 )
 
@@ -99,7 +100,7 @@ func TestLargeBuffersAreBounded(t *testing.T) { // not parallel: it takes all th
 }
 
 func largeBuffersAreBounded(t *testing.T) {
-	limit := largePerCore * runtime.GOMAXPROCS(0)
+	limit := int(mostLarge())
 	asked, proceed := make(chan int), make(chan struct{})
 	var all sync.WaitGroup
 	for range limit + 3 {
@@ -122,47 +123,133 @@ func largeBuffersAreBounded(t *testing.T) {
 	}
 }
 
-// paced is a client that is slow with one write, the one that begins at the byte at slowAt, and takes note of the sizes
-// of all.
+// paced is a client that keeps the writes waiting that have the bytes at some offsets, and takes note of the sizes of all.
 type paced struct {
-	slowAt, at int64
-	sizes      map[int64]int // by where they begin
+	waits map[int64]time.Duration
+	at    int64
+	sizes map[int64]int // by where they begin
 }
 
 func (c *paced) Write(p []byte) (int, error) {
 	c.sizes[c.at] = len(p)
-	if c.at <= c.slowAt && c.slowAt < c.at+int64(len(p)) {
-		time.Sleep(slow)
+	for at, wait := range c.waits {
+		if c.at <= at && at < c.at+int64(len(p)) {
+			time.Sleep(wait)
+		}
 	}
 	c.at += int64(len(p))
 	return len(p), nil
 }
 
+// large is how many of the bytes from start to end went in large writes.
+func (c *paced) large(start, end int64) (sum int64) {
+	for at, n := range c.sizes {
+		if n == largeBuffer && start <= at && at < end {
+			sum += int64(n)
+		}
+	}
+	return sum
+}
+
 // A slow client gets small buffers until it has taken more than a socket holds.
 func TestPaceOfASlowClient(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		client := &paced{slowAt: 1 << 20, sizes: map[int64]int{}}
-		if err := send(client, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), &counted{rest: 16 << 20}); err != nil {
-			t.Fatal(err)
-		}
-		first := client.slowAt - client.slowAt%largeBuffer + store.ChunkSize // the large ones begin behind a chunk
-		var got [3]int64                                                     // how many bytes went in large writes, before the slow one, soon after it, and later
-		for at, n := range client.sizes {
-			switch {
-			case n != largeBuffer:
-			case at < first:
-				got[0] += int64(n)
-			case at < first+fastAgain-largeBuffer:
-				got[1] += int64(n)
-			default:
-				got[2] += int64(n)
+	const size, at = 32 << 20, 10 << 20
+	for name, tt := range map[string]struct {
+		waits map[int64]time.Duration
+		slow  bool // at the offset
+	}{
+		"it keeps a write waiting for long":              {map[int64]time.Duration{at: 3 * time.Second}, true},
+		"it takes little and keeps the next one waiting": {map[int64]time.Duration{at - 256<<10: 100 * time.Millisecond, at: 100 * time.Millisecond}, true},
+		"it takes much and keeps the next one waiting":   {map[int64]time.Duration{2 << 20: 400 * time.Millisecond, at: 400 * time.Millisecond}, false},
+		"it takes little at a time, and soon":            {map[int64]time.Duration{at - 256<<10: 40 * time.Millisecond, at: 40 * time.Millisecond}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				client := &paced{waits: tt.waits, sizes: map[int64]int{}}
+				if err := send(client, httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), &counted{rest: size}); err != nil {
+					t.Fatal(err)
+				}
+				before, after, later := client.large(0, at), client.large(at+largeBuffer, at+fastAgain), client.large(at+fastAgain+largeBuffer, size)
+				if before < at-largeBuffer || (after == 0) != tt.slow || later < size-at-fastAgain-2*largeBuffer {
+					t.Errorf("in large writes: %d bytes before, %d in the %d that follow, %d later", before, after, fastAgain, later)
+				}
+			})
+		})
+	}
+}
+
+// Where more clients are waited for than the cores can serve, no buffer is taken for one that takes nothing.
+func TestManyClientsAreAskedFirst(t *testing.T) { // not parallel: as if all large buffers were in use
+	for name, tt := range map[string]struct {
+		others int64
+		asked  bool
+	}{"few": {mostLarge() - 1, false}, "many": {mostLarge(), true}} {
+		t.Run(name, func(t *testing.T) {
+			larges.Add(tt.others)
+			defer larges.Add(-tt.others)
+			near, far := full(t)
+			conn := gather.New(near, 0)
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			body := make(empty)
+			sent := make(chan error, 1)
+			go func() {
+				sent <- send(conn, httptest.NewRecorder(), r.WithContext(gather.NewContext(r.Context(), conn)), body)
+			}()
+			read := false
+			select {
+			case <-body:
+				read = true
+			case <-time.After(100 * time.Millisecond):
 			}
+			if read == tt.asked {
+				t.Errorf("while the client takes nothing a buffer is in use: %v, want %v", read, !tt.asked)
+			}
+			go func() { _, _ = io.Copy(io.Discard, far) }() // until the test ends
+			if !read {
+				<-body
+			}
+			if err := <-sent; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// empty is a body that says when it is read.
+type empty chan struct{}
+
+func (e empty) Read([]byte) (int, error) {
+	close(e)
+	return 0, io.EOF
+}
+
+// full is a TCP connection that takes no more, and its far end.
+func full(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if near, err = net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Cleanup(func() { _ = near.Close() })
+		far, err = l.Accept()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = far.Close() })
+	for err == nil { // until it takes nothing for a while
+		if err = near.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err == nil {
+			_, err = near.Write(make([]byte, 1<<20))
 		}
-		if got[0] < 1<<20-2*largeBuffer || got[1] != 0 || got[2] < 16<<20-first-fastAgain-2*largeBuffer {
-			t.Errorf("in large writes: %d bytes before the slow one, %d in the %d that follow, %d later", got[0], got[1], fastAgain, got[2])
-		}
-	})
+	}
+	if err := near.SetWriteDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
 }
 
 // memory is a body that is in memory.
