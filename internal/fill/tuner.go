@@ -39,7 +39,8 @@ type tuner struct {
 
 	conns   int
 	fewer   int           // that there were before there were conns; 0 while there is one
-	steady  time.Duration // for how long all of conns have delivered, together
+	grown   bool          // conns have not been judged yet
+	steady  time.Duration // for how long all connections have delivered, together
 	waiting time.Duration // how long they have been waited for in that time
 	rate    float64       // bytes a second, as last measured
 	left    int64
@@ -72,7 +73,7 @@ func (t *tuner) tick(now time.Time, s sample) {
 	if unsteady {
 		t.previous = 0
 	} else {
-		t.steady += elapsed * time.Duration(t.conns)
+		t.steady += elapsed * time.Duration(s.working)
 		t.waiting += s.waited - t.waited
 	}
 	t.waited = s.waited
@@ -85,17 +86,19 @@ func (t *tuner) tick(now time.Time, s sample) {
 
 // judge decides on a measured rate.
 func (t *tuner) judge(rate float64) {
-	if t.conns > 1 && rate < t.rate*(1+tunerGain*float64(t.conns-t.fewer)/float64(t.fewer)) {
+	if t.grown && rate < t.rate*(1+tunerGain*float64(t.conns-t.fewer)/float64(t.fewer)) {
 		t.conns, t.settled = t.fewer, true
 		return
 	}
-	t.rate = rate
+	t.grown, t.rate = false, rate
 	switch {
 	case t.conns >= t.limit:
 		t.settled = true
-	case float64(t.left) < rate*tunerWorth.Seconds(), t.left < tunerLeast, rate >= tunerFast, !t.waits():
+	case float64(t.left) < rate*tunerWorth.Seconds(), t.left < tunerLeast, rate >= tunerFast:
+	case !t.waits():
+		t.steady, t.waiting = t.steady/2, t.waiting/2 // what was once so is to count less and less
 	default:
-		t.fewer, t.conns = t.conns, min(2*t.conns, t.limit)
+		t.fewer, t.conns, t.grown = t.conns, min(2*t.conns, t.limit), true
 		t.steady, t.waiting = 0, 0
 	}
 }

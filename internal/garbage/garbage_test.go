@@ -111,6 +111,27 @@ func TestWhatWasAliveInABurstIsGivenBackAtRest(t *testing.T) {
 	}
 }
 
+// What is alive is known once it has been collected: a small burst is no reason to do so again.
+func TestMuchThatIsAliveIsNotCollectedEachMinute(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	kept = make([]byte, 64<<20)
+	defer func() { kept = nil }()
+	now := time.Now()
+	var r rest
+	r.look(now)
+	r.look(now)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	dropped = make([]byte, 4<<20)
+	dropped = nil
+	r.look(now.Add(restAgain))
+	r.look(now.Add(restAgain))
+	if runtime.ReadMemStats(&after); after.NumGC != before.NumGC {
+		t.Error("it was collected for 4 MiB")
+	}
+	runtime.KeepAlive(kept)
+}
+
 // It looks by itself, as long as there is a floor.
 func TestTheFloorLooksForRest(t *testing.T) {
 	t.Setenv("GOGC", "")

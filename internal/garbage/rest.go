@@ -25,6 +25,7 @@ const (
 type rest struct {
 	allocated uint64    // when it last looked
 	burst     bool      // since it gave back
+	kept      uint64    // what was alive then
 	gave      time.Time // back
 }
 
@@ -54,11 +55,13 @@ func (r *rest) look(now time.Time) {
 	r.allocated = allocated
 	r.burst = r.burst || !atRest
 	if r.burst {
-		live = 0
+		live = min(live, r.kept)
 	}
 	if atRest && objects+free >= live+max(worthwhile, live/4) && now.Sub(r.gave) >= restAgain {
 		r.gave, r.burst = now, false
 		runtime.GC() // leaves what pools hold, unless nobody has taken it by the next one
 		debug.FreeOSMemory()
+		metrics.Read(m)
+		r.kept = m[1].Value.Uint64()
 	}
 }

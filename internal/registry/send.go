@@ -98,6 +98,7 @@ func gone(err error) error {
 // pace is how much of a body is read and sent in a turn.
 type pace struct {
 	conn   *gather.Conn
+	most   int64 // how many large buffers may be in use
 	sent   int64 // of the body
 	burst  int64 // of it, since the last write that took long
 	quick  int64 // of it, since the client was slow
@@ -106,10 +107,12 @@ type pace struct {
 
 // newPace begins with two small buffers: what is read after them begins with a chunk of the store, which reads and checks
 // whole chunks.
-func newPace(conn *gather.Conn) *pace { return &pace{conn: conn, needed: store.ChunkSize} }
+func newPace(conn *gather.Conn) *pace {
+	return &pace{conn: conn, needed: store.ChunkSize, most: mostLarge()}
+}
 
-// turn sends the next part of body, once a client that has been slow takes more. It returns the error of the body and that
-// of the client.
+// turn sends the next part of body, once the client takes more if it is one to be asked. It returns the error of the body
+// and that of the client.
 func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr, err error) {
 	start := time.Now()
 	if p.hesitant() {
@@ -147,9 +150,9 @@ func (p *pace) turn(out io.Writer, w http.ResponseWriter, body io.Reader) (rerr,
 }
 
 // hesitant reports whether the client is asked whether it takes more before a buffer is taken for it: one that has been
-// slow, and each where more are being waited for than the cores can serve. To ask others costs a tenth of the CPU.
+// slow, and each where large buffers are short. To ask others costs a tenth of the CPU.
 func (p *pace) hesitant() bool {
-	return p.needed == fastAgain && !p.fast() || larges.Load() >= mostLarge()
+	return p.needed == fastAgain && !p.fast() || larges.Load() >= p.most
 }
 
 // fast reports whether the client has taken enough without delay.
@@ -169,7 +172,7 @@ func (p *pace) take() *sync.Pool {
 	if !p.fast() || p.sent%store.ChunkSize != 0 {
 		return &smallBuffers
 	}
-	if larges.Add(1) > mostLarge() {
+	if larges.Add(1) > p.most {
 		larges.Add(-1)
 		return &smallBuffers
 	}

@@ -57,7 +57,7 @@ func readSmall(path string, size int64) ([]byte, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer fd.Close()
-	b := make([]byte, size+1)                              // a longer file shows
+	b := make([]byte, size+1)                  // a longer file shows
 	n, err := io.ReadAtLeast(fd, b, int(size)) // some file systems give less at once than there is
 	switch {
 	case err != nil:

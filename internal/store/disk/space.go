@@ -10,7 +10,7 @@ import (
 )
 
 // space is the account of the directory, in bytes. What is staged is evicted for as it is written, not when it is
-// announced: a registry that lies about a size must not empty the cache.
+// announced, unless it is small: a registry that lies about a size must not empty the cache.
 type space struct {
 	limit    int64
 	blobs    int64 // committed, those included that are removed but still open
@@ -52,12 +52,32 @@ func (s *Store) announce(st *stage) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if left := s.space.attainable() + s.staleLeftovers(); n > left {
-		return noSpace{fmt.Errorf("%w: %d bytes needed, %d could be made free", errFull, n, max(left, 0))}
+	if err := s.attain(n); err != nil {
+		return err
 	}
 	st.promised = n
 	s.space.promised += n
 	return nil
+}
+
+// attain says whether n bytes could be had within the limit. The caller holds mu.
+func (s *Store) attain(n int64) error {
+	if left := s.space.attainable() + s.staleLeftovers(); n > left {
+		return noSpace{fmt.Errorf("%w: %d bytes needed, %d could be made free", errFull, n, max(left, 0))}
+	}
+	return nil
+}
+
+// grantSmall grants a small stage at once all that it needs, or says that it cannot have it.
+func (s *Store) grantSmall(st *stage) error {
+	n := blocks(st.size)
+	s.mu.Lock()
+	err := s.attain(n)
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.grow(st, n)
 }
 
 // roomOnDisk checks that n bytes would leave the reserved free space alone if all was evicted that can be.

@@ -79,7 +79,7 @@ func (s *Store) begin(st *stage) error {
 	}
 	if st.size >= 0 && st.size <= small {
 		st.memory = make([]byte, st.size)
-		err = s.grow(st, blocks(st.size)) // all at once: no size that it may lie about is worth a second look
+		err = s.grantSmall(st)
 	} else if err = s.announce(st); err == nil && st.file == nil {
 		err = st.create()
 	}

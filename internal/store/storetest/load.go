@@ -38,6 +38,32 @@ func testTooLarge(t *testing.T, opener Opener) {
 	Put(t, s, Bytes(3, 1<<20))
 }
 
+// A large blob that has been promised all there is gets it, whoever asks for a little meanwhile.
+func testPromised(t *testing.T, opener Opener) {
+	s := opener(t, 4<<20)()
+	kept := Bytes(1, 1<<20)
+	Put(t, s, kept)
+	var large store.Stage
+	for size := int64(4 << 20); large == nil; size -= 4 << 10 {
+		var err error
+		if large, err = s.Stage(oci.FromBytes([]byte("large")), size); err != nil && !errors.Is(err, store.ErrNoSpace) {
+			t.Fatal(err)
+		}
+	}
+	small := Bytes(2, 4<<10)
+	if _, err := s.Stage(oci.FromBytes(small), int64(len(small))); !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("stage of a small blob for which there is no room: %v", err)
+	}
+	Wants(t, s, kept)
+	if err := large.Close(); err != nil {
+		t.Error(err)
+	}
+	if u := s.Usage(); u.Staged != 0 {
+		t.Errorf("usage %+v", u)
+	}
+	Put(t, s, small)
+}
+
 // Whatever is put, no more than the limit is kept, the newest is there, and what is open is not disturbed.
 func testLimit(t *testing.T, opener Opener) {
 	open := opener(t, 8<<20)

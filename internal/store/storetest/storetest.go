@@ -49,6 +49,7 @@ func Run(t *testing.T, opener Opener) {
 		{"one stage a digest", testOneStage},
 		{"a removed blob stays readable while it is open", testRemove},
 		{"a blob larger than the limit is refused", testTooLarge},
+		{"a small blob gets nothing of what is promised to another", testPromised},
 		{"the limit holds", testLimit},
 		{"many at once", testConcurrent},
 		{"a model", testModel},
