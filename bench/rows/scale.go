@@ -28,7 +28,7 @@ type Scale struct {
 // Full is what the figures of docs/performance.md were measured with.
 func Full() Scale {
 	return Scale{
-		Name: "full", Rounds: 7, Long: 3, HitBytes: 2 << 30, HitConns: []int{1, 2, 4, 8}, Small: 20000, SetUps: 1500,
+		Name: "full", Rounds: 7, Long: 3, HitBytes: 2 << 30, HitConns: []int{1, 2, 4, 8, 32}, Small: 20000, SetUps: 1500,
 		Cold: 256 << 20, Throttled: 256 << 20, Herd: 32, Nodes: []int{4, 32}, Idle: 5000, Rest: 150 * time.Second, Slow: 500,
 		Objects: 100000, ObjectsFor: 30 * time.Second, ObjectsHits: 50000, Growth: true, Distribution: true,
 	}

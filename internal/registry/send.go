@@ -31,7 +31,7 @@ const (
 	fastAgain = 8 << 20
 	// The large buffers that are in use are bounded. A core fills one at a time; others are held while a socket takes less
 	// than it promised, or a registry brings less than was hoped for.
-	largeAtLeast = 48
+	largeAtLeast = 32
 	largePerCore = 8
 )
 
