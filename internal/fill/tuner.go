@@ -33,13 +33,12 @@ type tuner struct {
 
 	at       time.Time     // of the last tick
 	received int64         // then
-	previous float64       // the rate of the period before, 0 if there is none to compare with
 	waited   time.Duration // then
+	previous float64       // the rate of the period before, 0 if there is none to compare with
 	starting bool          // at the last tick connections had not delivered yet
 
 	conns   int
-	fewer   int           // that there were before there were conns; 0 while there is one
-	grown   bool          // conns have not been judged yet
+	fewer   int           // that there were before conns, until those are judged; 0 otherwise
 	steady  time.Duration // for how long all connections have delivered, together
 	waiting time.Duration // how long they have been waited for in that time
 	rate    float64       // bytes a second, as last measured
@@ -86,11 +85,11 @@ func (t *tuner) tick(now time.Time, s sample) {
 
 // judge decides on a measured rate.
 func (t *tuner) judge(rate float64) {
-	if t.grown && rate < t.rate*(1+tunerGain*float64(t.conns-t.fewer)/float64(t.fewer)) {
+	if t.fewer > 0 && rate < t.rate*(1+tunerGain*float64(t.conns-t.fewer)/float64(t.fewer)) {
 		t.conns, t.settled = t.fewer, true
 		return
 	}
-	t.grown, t.rate = false, rate
+	t.fewer, t.rate = 0, rate
 	switch {
 	case t.conns >= t.limit:
 		t.settled = true
@@ -98,7 +97,7 @@ func (t *tuner) judge(rate float64) {
 	case !t.waits():
 		t.steady, t.waiting = t.steady/2, t.waiting/2 // what was once so is to count less and less
 	default:
-		t.fewer, t.conns, t.grown = t.conns, min(2*t.conns, t.limit), true
+		t.fewer, t.conns = t.conns, min(2*t.conns, t.limit)
 		t.steady, t.waiting = 0, 0
 	}
 }
